@@ -1,0 +1,1 @@
+//! The compiler: pattern, mask IR, plan, schedule, CUDA and Cranelift.

@@ -1,0 +1,1 @@
+//! The runtime: kernels on the CPU and on the GPU.
