@@ -1,1 +1,40 @@
-//! The CUDA templates, as text.
+//! The CUDA templates, as text: names and contents, no logic.
+//!
+//! A name is the path below `templates/cuda`, with forward slashes, as a quoted `#include` in a template spells it from
+//! that folder. See `README.md` beside this file for the rules that kernel authors follow.
+#![forbid(unsafe_code)]
+
+macro_rules! table {
+    ($($name:literal),* $(,)?) => {
+        &[$(($name, include_str!(concat!("cuda/", $name)))),*]
+    };
+}
+
+/// Every template: name and text, sorted by name.
+pub const FILES: &[(&str, &str)] = table!["params.cuh", "prelude.cuh", "sample_config.cuh", "walk.cuh",];
+
+/// The text of the template `name`, or `None` if there is no such file.
+pub fn text(name: &str) -> Option<&'static str> {
+    FILES.iter().find(|(file, _)| *file == name).map(|(_, text)| *text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FILES, text};
+
+    #[test]
+    fn names_are_sorted_and_unique() {
+        assert!(FILES.windows(2).all(|pair| pair[0].0 < pair[1].0));
+    }
+
+    #[test]
+    fn quoted_includes_resolve() {
+        for (name, body) in FILES {
+            for line in body.lines() {
+                let Some(rest) = line.strip_prefix("#include \"") else { continue };
+                let target = rest.split('"').next().unwrap_or_default();
+                assert!(text(target).is_some(), "`{name}` includes `{target}`, which is not in the table");
+            }
+        }
+    }
+}

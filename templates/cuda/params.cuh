@@ -1,0 +1,79 @@
+// The one parameter struct of every attention kernel, passed by value. The host mirror (`codegen/src/cuda/abi.rs`) has the
+// same fields in the same order: change both together. Shape letters: B batch, T query tokens, S key tokens (both packed
+// over the batch), H query heads, G KV heads, D head dimension.
+#pragma once
+#include "prelude.cuh"
+
+namespace lg {
+
+struct Params {
+    // Forward                                              shape, type
+    const void* q;                                       // [total_q, H, D] half
+    const void* k;                                       // [total_k, G, D] half
+    const void* v;                                       // [total_k, G, D] half
+    void* o;                                             // [total_q, H, D] half
+    float* lse;                                          // [H, total_q]
+    // Backward
+    const void* d_o;                                     // [total_q, H, D] half
+    const float* d_lse;                                  // [H, total_q] or null
+    void* dq;                                            // [total_q, H, D] half
+    void* dk;                                            // [total_k, G, D] half
+    void* dv;                                            // [total_k, G, D] half
+    float* d_sink;                                       // [H]
+    float* delta;                                        // [H, total_q]      workspace
+    float* dq_accum;                                     // [total_q, H, D]   workspace of the fused variant
+    const float* sink_logit;                             // [H] or null
+    // Sequences: tokens of sequence b are [cu[b], cu[b+1])
+    const int* cu_q;                                     // [B + 1]
+    const int* cu_k;                                     // [B + 1]
+    const int* q_offset;                                 // [B] index of the first query token
+    // Listed patterns: compressed rows of tiles, row = (b * G + g) * list_rows + tile, entry = tile * 4 + kind
+    const int* list_row;                                 // [B * G * list_rows + 1]
+    const int* list_tile;                                // [list_row[last]]
+    // Decode
+    float* split_o;                                      // [splits, B, H, D] workspace
+    float* split_lse;                                    // [splits, B, H]    workspace
+    const int* slot_key;                                 // [G, max_k] key index of each cache slot, -1 empty; or null
+    // Element strides of the token and of the head; the last dimension is contiguous, every row 16-byte aligned
+    i64 q_t, q_h;
+    i64 k_t, k_h;
+    i64 v_t, v_h;
+    i64 o_t, o_h;
+    i64 do_t, do_h;
+    i64 dq_t, dq_h;
+    i64 dk_t, dk_h;
+    i64 dv_t, dv_h;
+    int batch;
+    int heads;
+    int kv_heads;
+    int max_q;
+    int max_k;
+    int total_q;
+    int total_k;
+    int splits;
+    int list_rows;
+    float scale;                                         // softmax scale, natural base
+    float softcap;                                       // read only when kSoftcap
+};
+static_assert(sizeof(Params) == 22 * 8 + 16 * 8 + 11 * 4 + 4, "the host mirror counts on this layout");
+
+// One sequence of the batch. A query token t of it (0 <= t < q_len) has the index q_offset + t among the keys.
+struct Sequence {
+    int q_begin;                                         // first row in the packed queries
+    int q_len;
+    int k_begin;                                         // first row in the packed keys
+    int k_len;
+    int q_offset;
+};
+
+LG_DEVICE Sequence load_sequence(const Params& p, int b) {
+    Sequence s;
+    s.q_begin = p.cu_q[b];
+    s.q_len = p.cu_q[b + 1] - s.q_begin;
+    s.k_begin = p.cu_k[b];
+    s.k_len = p.cu_k[b + 1] - s.k_begin;
+    s.q_offset = p.q_offset[b];
+    return s;
+}
+
+}  // namespace lg
