@@ -1,1 +1,3 @@
 //! The compiler: pattern, mask IR, plan, schedule, CUDA and Cranelift.
+
+pub mod scalar;
