@@ -1,1 +1,5 @@
 //! The runtime: kernels on the CPU and on the GPU.
+
+pub mod oracle;
+pub mod problem;
+pub mod tensor;
