@@ -1,0 +1,60 @@
+//! Random masks, small enough that an oracle can look at every pair.
+
+use longgen_codegen::pattern::{Clause, HeadRule, IndexSet, Mask, Pattern};
+use proptest::prelude::*;
+
+/// One clause with small numbers, so that lengths of a hundred tokens cross all its edges.
+pub fn clause() -> impl Strategy<Value = Clause> {
+    let block = prop::sample::select(vec![1u32, 2, 4, 8, 16]);
+    prop_oneof![
+        (1u32..40).prop_map(|tokens| Clause::Sink { tokens }),
+        (1u32..70).prop_map(|tokens| Clause::Window { tokens }),
+        (1u32..7, block.clone(), 0u32..3, 0u32..5).prop_map(|(every, block, step, offset)| Clause::Stride {
+            every,
+            block,
+            step,
+            offset
+        }),
+        (1u32..5, block.clone()).prop_map(|(blocks, block)| Clause::WindowBlocks { blocks, block }),
+        (1u32..5, block).prop_map(|(blocks, block)| Clause::SinkBlocks { blocks, block }),
+        (1u32..20, any::<bool>()).prop_map(|(half, shifted)| Clause::Group { size: 2 * half, shifted }),
+        Just(Clause::Full),
+    ]
+}
+
+/// Set algebra over clauses, up to three levels deep.
+pub fn mask() -> impl Strategy<Value = Mask> {
+    clause().prop_map(Mask::Clause).prop_recursive(3, 6, 3, |inner| {
+        prop_oneof![
+            3 => prop::collection::vec(inner.clone(), 1..4).prop_map(Mask::Union),
+            1 => prop::collection::vec(inner.clone(), 1..3).prop_map(Mask::Intersection),
+            1 => (inner.clone(), inner).prop_map(|(a, b)| Mask::Difference(Box::new(a), Box::new(b))),
+        ]
+    })
+}
+
+/// A union of clauses, as most patterns are.
+pub fn union() -> impl Strategy<Value = Mask> {
+    prop::collection::vec(clause().prop_map(Mask::Clause), 1..4).prop_map(Mask::Union)
+}
+
+/// A pattern whose heads may differ.
+pub fn pattern() -> impl Strategy<Value = Pattern> {
+    let heads = prop_oneof![
+        Just(IndexSet::range(0..=1)),
+        Just(IndexSet::Every { every: 2, from: 1 }),
+        Just(IndexSet::of([0, 2])),
+    ];
+    let rule = (heads, union()).prop_map(|(heads, mask)| HeadRule { heads, layers: IndexSet::All, mask });
+    (prop_oneof![union(), mask()], prop::option::weighted(0.3, rule)).prop_filter_map(
+        "the builder accepts it",
+        |(mask, rule)| {
+            let builder = Pattern::builder(mask);
+            let builder = match rule {
+                Some(rule) => builder.rule(rule),
+                None => builder,
+            };
+            builder.build().ok()
+        },
+    )
+}

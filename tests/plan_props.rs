@@ -1,0 +1,188 @@
+//! The compiler's proofs against the oracle: for random masks, lengths, heads and tile shapes, the closed forms say
+//! exactly what looking at every pair says.
+
+mod common;
+
+use common::patterns::pattern;
+use longgen_codegen::analysis::{KvLayout, Liveness, empty_rows, tile_pairs, visible_pairs};
+use longgen_codegen::ir::MaskIr;
+use longgen_codegen::pattern::Pattern;
+use longgen_codegen::plan::{Extent, TileKind, TilePlan, TileShape};
+use proptest::prelude::*;
+
+fn shape() -> impl Strategy<Value = TileShape> {
+    let side = prop_oneof![Just(1u32), 2u32..40, Just(16), Just(64)];
+    (side.clone(), side).prop_map(|(queries, keys)| TileShape { queries, keys })
+}
+
+fn extent() -> impl Strategy<Value = Extent> {
+    (0u32..60, 0u32..90, 0u32..20).prop_map(|(first_query, queries, ahead)| Extent {
+        first_query,
+        queries,
+        keys: (first_query + queries).saturating_sub(if ahead < 14 { 0 } else { ahead }),
+    })
+}
+
+fn lower(pattern: &Pattern) -> Result<MaskIr, TestCaseError> {
+    MaskIr::lower(pattern, None).map_err(|error| TestCaseError::reject(error.to_string()))
+}
+
+/// Visible pairs of a box, by the definition.
+fn count(pattern: &Pattern, g: u32, rows: (i64, i64), columns: (i64, i64)) -> usize {
+    let pairs = (rows.0..rows.1).flat_map(|i| (columns.0..columns.1).map(move |j| (i as u32, j as u32)));
+    pairs.filter(|&(i, j)| pattern.sees(None, g, i, j)).count()
+}
+
+fn check_tile(
+    pattern: &Pattern,
+    g: u32,
+    extent: Extent,
+    shape: TileShape,
+    (m, n): (u32, u32),
+    kind: Option<TileKind>,
+) -> Result<(), TestCaseError> {
+    let (rows, columns) = (extent.query_rows(m, shape), extent.key_columns(n, shape));
+    let visible = count(pattern, g, rows, columns);
+    let area = ((rows.1 - rows.0) * (columns.1 - columns.0)) as usize;
+    match kind {
+        None => prop_assert_eq!(visible, 0, "tile ({}, {}) left out", m, n),
+        Some(TileKind::Full) => {
+            prop_assert_eq!(visible, area);
+            prop_assert_eq!(columns.1 - columns.0, i64::from(shape.keys));
+        }
+        Some(TileKind::Edge) => {
+            for (i, j) in (rows.0..rows.1).flat_map(|i| (columns.0..columns.1).map(move |j| (i, j))) {
+                prop_assert_eq!(pattern.sees(None, g, i as u32, j as u32), j <= i);
+            }
+            prop_assert!(visible > 0);
+        }
+        Some(TileKind::Partial) => prop_assert!(visible > 0, "tile ({}, {}) holds nothing", m, n),
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// The IR means what the pattern means.
+    #[test]
+    fn ir_is_the_pattern(pattern in pattern(), g in 0u32..4) {
+        let ir = lower(&pattern)?;
+        ir.verify().map_err(|defect| TestCaseError::fail(defect.to_string()))?;
+        for (i, j) in (0..100).flat_map(|i| (0..100).map(move |j| (i, j))) {
+            prop_assert_eq!(ir.sees(g, i, j), pattern.sees(None, g, i, j), "({}, {})\n{}", i, j, ir);
+        }
+    }
+
+    /// The IR's text parses back.
+    #[test]
+    fn ir_text_round_trips(pattern in pattern()) {
+        let ir = lower(&pattern)?;
+        prop_assert_eq!(ir.to_string().parse::<MaskIr>().map_err(|e| TestCaseError::fail(e.to_string()))?, ir);
+    }
+
+    /// The tiles of a row are those with a visible pair, ascending, none twice, and of the right kind.
+    #[test]
+    fn key_tiles_are_exact(pattern in pattern(), g in 0u32..4, extent in extent(), shape in shape()) {
+        let ir = lower(&pattern)?;
+        let plan = TilePlan::new(&ir, shape);
+        for m in 0..extent.query_tiles(shape) {
+            let tiles: Vec<_> = plan.key_tiles(g, extent, m).collect();
+            prop_assert!(tiles.is_sorted_by(|a, b| a.index < b.index));
+            prop_assert_eq!(plan.count_key_tiles(g, extent, m) as usize, tiles.len());
+            for n in 0..extent.key_tiles(shape) {
+                let kind = tiles.iter().find(|tile| tile.index == n).map(|tile| tile.kind);
+                check_tile(&pattern, g, extent, shape, (m, n), kind)?;
+            }
+        }
+    }
+
+    /// The transpose holds the same tiles with the same kinds.
+    #[test]
+    fn transpose_agrees(pattern in pattern(), g in 0u32..4, extent in extent(), shape in shape()) {
+        let ir = lower(&pattern)?;
+        let plan = TilePlan::new(&ir, shape);
+        let mut forward: Vec<_> = (0..extent.query_tiles(shape))
+            .flat_map(|m| plan.key_tiles(g, extent, m).map(move |tile| (tile.index, m, tile.kind)))
+            .collect();
+        forward.sort();
+        let backward: Vec<_> = (0..extent.key_tiles(shape))
+            .flat_map(|n| plan.query_tiles(g, extent, n).map(move |tile| (n, tile.index, tile.kind)))
+            .collect();
+        prop_assert_eq!(forward, backward, "{}", ir);
+    }
+
+    /// Pairs are counted exactly, below and far beyond the point where the mask repeats.
+    #[test]
+    fn pairs_are_exact(pattern in pattern(), g in 0u32..4, tokens in 0u32..400) {
+        let ir = lower(&pattern)?;
+        let side = (0, i64::from(tokens));
+        let counted = visible_pairs(&ir, g, tokens).map_err(|e| TestCaseError::fail(e.to_string()))?;
+        prop_assert_eq!(counted, count(&pattern, g, side, side) as u128, "{}", ir);
+    }
+
+    /// So are the pairs of visited tiles.
+    #[test]
+    fn tile_pairs_are_exact(pattern in pattern(), g in 0u32..4, tokens in 0u32..900, shape in shape()) {
+        let ir = lower(&pattern)?;
+        let plan = TilePlan::new(&ir, shape);
+        let extent = Extent::square(tokens);
+        let tiles: usize = (0..extent.query_tiles(shape)).map(|m| plan.key_tiles(g, extent, m).count()).sum();
+        let area = u128::from(shape.queries) * u128::from(shape.keys);
+        prop_assert_eq!(tile_pairs(&ir, &plan, g, tokens), tiles as u128 * area, "{}", ir);
+    }
+
+    /// Kept keys are those that the last query or a later one sees; a monotone mask never sees a key again.
+    #[test]
+    fn liveness_is_exact(pattern in pattern(), g in 0u32..4, tokens in 1u32..120) {
+        let ir = lower(&pattern)?;
+        let live = Liveness::new(&ir, g);
+        let horizon = 400;
+        let kept = (0..tokens).filter(|&j| (tokens - 1..horizon).any(|i| pattern.sees(None, g, i, j))).count();
+        prop_assert_eq!(live.kept_keys(tokens), kept as u64, "{}", ir);
+        let gap = (0..150u32).any(|j| {
+            let seen: Vec<bool> = (j..horizon).map(|i| pattern.sees(None, g, i, j)).collect();
+            seen.windows(2).filter(|pair| pair[0] && !pair[1]).count() > 1
+                || (seen.windows(2).any(|pair| pair[0] && !pair[1]) && seen[seen.len() - 1])
+        });
+        prop_assert_eq!(live.monotone(), !gap, "{}", ir);
+    }
+
+    /// Every key that will be seen has a slot, and no two keys that are needed at once share one.
+    #[test]
+    fn slots_hold_what_is_seen(pattern in pattern(), g in 0u32..4, max_tokens in 1u64..200, chunk in 1u64..9) {
+        let ir = lower(&pattern)?;
+        let layout = KvLayout::new(&ir, g);
+        let slots = layout.slots(g, max_tokens, chunk);
+        prop_assert!(slots <= max_tokens);
+        let mut owner = vec![None; slots as usize];
+        let mut first = 0;
+        while first < max_tokens {
+            let last = (first + chunk).min(max_tokens);
+            for j in first..last {
+                match layout.slot(g, j, max_tokens, chunk) {
+                    Some(slot) => owner[slot as usize] = Some(j),
+                    None => {
+                        let seen = (j..max_tokens).any(|i| pattern.sees(None, g, i as u32, j as u32));
+                        prop_assert!(!seen, "key {} has no slot but is seen", j);
+                    }
+                }
+            }
+            for i in first..last {
+                for j in (0..=i).filter(|&j| pattern.sees(None, g, i as u32, j as u32)) {
+                    let slot = layout.slot(g, j, max_tokens, chunk);
+                    prop_assert_eq!(slot.and_then(|s| owner[s as usize]), Some(j), "query {} key {}", i, j);
+                }
+            }
+            first = last;
+        }
+    }
+
+    /// Empty rows are found wherever they are.
+    #[test]
+    fn empty_rows_are_found(pattern in pattern(), g in 0u32..4, tokens in 1u32..200) {
+        let ir = lower(&pattern)?;
+        let empty = (0..tokens).any(|i| (0..=i).all(|j| !pattern.sees(None, g, i, j)));
+        prop_assert_eq!(empty_rows(&ir, g, tokens), Some(empty));
+    }
+}
