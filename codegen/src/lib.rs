@@ -1,7 +1,12 @@
 //! The compiler: pattern, mask IR, plan, schedule, CUDA and Cranelift.
 
 pub mod analysis;
+pub mod artifact;
+pub mod cuda;
 pub mod ir;
 pub mod pattern;
 pub mod plan;
 pub mod scalar;
+pub mod schedule;
+pub mod spec;
+pub mod target;

@@ -1,0 +1,228 @@
+//! Which template holds which kernel, under which names, with which grid and which arguments: the contract between the
+//! templates and whoever launches them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::schedule::Schedule;
+use crate::spec::Pass;
+use crate::target::Family;
+
+/// A template file and its entry points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Template {
+    /// Name in the templates.
+    pub file: &'static str,
+    /// C++ constant that holds the dynamic shared memory the kernel counts on, if the template names one. The generated
+    /// source asserts that it is what the host computes.
+    pub smem_constant: Option<&'static str>,
+    /// Entry points, in launch order.
+    pub entries: &'static [Entry],
+}
+
+/// One entry point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The `extern "C"` name.
+    pub name: &'static str,
+    /// Blocks along x, y, z.
+    pub grid: [GridAxis; 3],
+    /// Arguments after the parameter struct, in order.
+    pub extra: &'static [Extra],
+    /// Takes the schedule's dynamic shared memory.
+    pub uses_smem: bool,
+    /// Launched only when there are sink logits.
+    pub needs_sink_logit: bool,
+}
+
+/// What one axis of the grid counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GridAxis {
+    /// `ceil(max_q / tile_m)`.
+    QueryTiles,
+    /// `ceil(max_k / tile_n)`.
+    KeyTiles,
+    /// `ceil(total_q * H * D / 8 / threads)`: eight elements of dQ a thread.
+    GradientBlocks,
+    /// Any number up to the work items (query tiles times H times B); one per multiprocessor keeps all busy.
+    QueryWork,
+    /// H.
+    Heads,
+    /// G.
+    KvHeads,
+    /// B.
+    Batch,
+    /// Pieces the keys of a decode step are split into.
+    Splits,
+    /// 1.
+    One,
+}
+
+impl GridAxis {
+    /// The formula, in the names of the parameter struct.
+    pub fn rule(self, schedule: &Schedule, head_dim: u32) -> String {
+        let Schedule { tile_m, tile_n, threads, .. } = schedule;
+        match self {
+            GridAxis::QueryTiles => format!("ceil(max_q / {tile_m})"),
+            GridAxis::KeyTiles => format!("ceil(max_k / {tile_n})"),
+            GridAxis::GradientBlocks => format!("ceil(total_q * heads * {} / {threads})", head_dim / 8),
+            GridAxis::QueryWork => format!("min(multiprocessors, ceil(max_q / {tile_m}) * heads * batch)"),
+            GridAxis::Heads => "heads".to_owned(),
+            GridAxis::KvHeads => "kv_heads".to_owned(),
+            GridAxis::Batch => "batch".to_owned(),
+            GridAxis::Splits => "splits".to_owned(),
+            GridAxis::One => "1".to_owned(),
+        }
+    }
+}
+
+/// An argument after the parameter struct.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Extra {
+    /// A tensor map: 3-D [token, head, D], 16-bit elements, 128-byte swizzle, inner box of 64 elements, zeros out of
+    /// bounds.
+    Map {
+        /// Which tensor of the parameter struct.
+        tensor: MapTensor,
+        /// How many tokens a box holds.
+        rows: MapRows,
+    },
+    /// A pointer to one int, zero before the launch, from which blocks draw their work; or null.
+    WorkCounter,
+}
+
+/// The tensors that kernels reach through a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MapTensor {
+    /// Q.
+    Q,
+    /// K.
+    K,
+    /// V.
+    V,
+    /// dO.
+    DO,
+}
+
+/// The token extent of a box.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MapRows {
+    /// `tile_m`.
+    TileM,
+    /// `tile_n`.
+    TileN,
+}
+
+/// The template of a pass in a family (see [`Pass::family`]).
+pub fn template(pass: Pass, family: Family) -> Template {
+    match (pass, family) {
+        (Pass::Forward, Family::Sm80) => FORWARD,
+        (Pass::Forward, Family::Sm90) => FORWARD_SM90,
+        (Pass::BackwardDelta, _) => DELTA,
+        (Pass::BackwardDkv, _) => DKV,
+        (Pass::BackwardDq, _) => DQ,
+        (Pass::BackwardFused, _) => FUSED,
+        (Pass::BackwardConvertDq, _) => CONVERT_DQ,
+        (Pass::Decode, _) => DECODE,
+        (Pass::DecodeCombine, _) => DECODE_COMBINE,
+    }
+}
+
+const QUERY_TILES: [GridAxis; 3] = [GridAxis::QueryTiles, GridAxis::Heads, GridAxis::Batch];
+const KEY_TILES: [GridAxis; 3] = [GridAxis::KeyTiles, GridAxis::KvHeads, GridAxis::Batch];
+
+/// A kernel with neither dynamic shared memory nor further arguments.
+const fn small(name: &'static str, grid: [GridAxis; 3]) -> Entry {
+    Entry { name, grid, extra: &[], uses_smem: false, needs_sink_logit: false }
+}
+
+/// A kernel with dynamic shared memory.
+const fn tiled(name: &'static str, grid: [GridAxis; 3]) -> Entry {
+    Entry { uses_smem: true, ..small(name, grid) }
+}
+
+const fn map(tensor: MapTensor, rows: MapRows) -> Extra {
+    Extra::Map { tensor, rows }
+}
+
+const FORWARD: Template = Template {
+    file: "sm80/forward.cu",
+    smem_constant: None,
+    entries: &[tiled("attention_forward", QUERY_TILES)],
+};
+
+const FORWARD_SM90: Template = Template {
+    file: "sm90/forward.cu",
+    smem_constant: Some("kForwardSmemBytes"),
+    entries: &[Entry {
+        extra: &[
+            map(MapTensor::Q, MapRows::TileM),
+            map(MapTensor::K, MapRows::TileN),
+            map(MapTensor::V, MapRows::TileN),
+            Extra::WorkCounter,
+        ],
+        ..tiled("attention_forward", [GridAxis::QueryWork, GridAxis::One, GridAxis::One])
+    }],
+};
+
+const DELTA: Template = Template {
+    file: "sm80/backward_delta.cu",
+    smem_constant: None,
+    entries: &[
+        small("attention_backward_delta", QUERY_TILES),
+        Entry {
+            needs_sink_logit: true,
+            ..small("attention_backward_d_sink", [GridAxis::Heads, GridAxis::One, GridAxis::One])
+        },
+    ],
+};
+
+const DKV: Template = Template {
+    file: "sm80/backward_dkv.cu",
+    smem_constant: None,
+    entries: &[tiled("attention_backward_dkv", KEY_TILES)],
+};
+
+const DQ: Template = Template {
+    file: "sm80/backward_dq.cu",
+    smem_constant: None,
+    entries: &[tiled("attention_backward_dq", QUERY_TILES)],
+};
+
+const FUSED: Template = Template {
+    file: "sm90/backward.cu",
+    smem_constant: Some("kBackwardSmemBytes"),
+    entries: &[Entry {
+        extra: &[
+            map(MapTensor::Q, MapRows::TileM),
+            map(MapTensor::K, MapRows::TileN),
+            map(MapTensor::V, MapRows::TileN),
+            map(MapTensor::DO, MapRows::TileM),
+        ],
+        ..tiled("attention_backward", KEY_TILES)
+    }],
+};
+
+const CONVERT_DQ: Template = Template {
+    file: "sm90/backward_convert_dq.cu",
+    smem_constant: None,
+    entries: &[small(
+        "attention_backward_convert_dq",
+        [GridAxis::GradientBlocks, GridAxis::One, GridAxis::One],
+    )],
+};
+
+const DECODE: Template = Template {
+    file: "decode.cu",
+    smem_constant: None,
+    entries: &[tiled("attention_decode", [GridAxis::Splits, GridAxis::KvHeads, GridAxis::Batch])],
+};
+
+const DECODE_COMBINE: Template = Template {
+    file: "decode_combine.cu",
+    smem_constant: None,
+    entries: &[small("attention_decode_combine", [GridAxis::Heads, GridAxis::Batch, GridAxis::One])],
+};

@@ -1,0 +1,46 @@
+//! Dynamic shared memory of each kernel: the map at the head of its template, as arithmetic.
+
+use super::Schedule;
+use crate::spec::{Pass, Shape};
+use crate::target::Family;
+
+/// Bytes of dynamic shared memory that a kernel is launched with.
+pub fn smem_bytes(pass: Pass, family: Family, shape: &Shape, schedule: &Schedule) -> u32 {
+    let Schedule { tile_m, tile_n, stages, threads, .. } = *schedule;
+    let row = shape.head_dim * 2;
+    let (queries, keys) = (tile_m * row, tile_n * row);
+    match (pass, family) {
+        // Q, then rings of K and V.
+        (Pass::Forward, Family::Sm80) => queries + 2 * stages * keys,
+        // Q and the staging of O, rings of K and V, barriers of one Q buffer and two rings, two messages of 32 bytes, one
+        // int per stage.
+        (Pass::Forward, Family::Sm90) => {
+            let barriers = ring_barriers(1) + 2 * ring_barriers(stages);
+            ALIGNMENT + 2 * queries + 2 * stages * keys + barriers + 64 + 4 * stages
+        }
+        // K and V, then rings of Q, dO, log-sum-exp and delta.
+        (Pass::BackwardDkv, _) => 2 * keys + stages * (2 * queries + 2 * 4 * tile_m),
+        // Q and dO, then rings of K and V.
+        (Pass::BackwardDq, _) => 2 * queries + 2 * stages * keys,
+        // K and V, two stages of Q and dO, two buffers of dS, two stages of log-sum-exp and delta, barriers, messages.
+        (Pass::BackwardFused, _) => {
+            let scores = 2 * 2 * tile_m * tile_n;
+            let statistics = 2 * 2 * 4 * tile_m;
+            ALIGNMENT + 2 * keys + 4 * queries + scores + statistics + 2 * ring_barriers(2) + 16 + 32
+        }
+        // Rings of the warps' slices of K and V, reused for the merge of all warps but the first.
+        (Pass::Decode, _) => {
+            let merge = (threads / 32 - 1) * 16 * (shape.head_dim + 2) * 4;
+            merge.max(2 * stages * keys)
+        }
+        (Pass::BackwardDelta | Pass::BackwardConvertDq | Pass::DecodeCombine, _) => 0,
+    }
+}
+
+/// What is lost when the start is moved to the alignment of a swizzled tile.
+const ALIGNMENT: u32 = 1024;
+
+/// A `full` and an `empty` barrier of 8 bytes for each stage.
+fn ring_barriers(stages: u32) -> u32 {
+    16 * stages
+}

@@ -1,0 +1,248 @@
+//! What one compiled kernel is: pass, shape, target, schedule and pattern. Knows no length, no batch and no head count:
+//! a new length never recompiles.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ir::{MaskIr, Programs};
+use crate::schedule::Schedule;
+use crate::target::{Family, Target};
+
+/// The two 16-bit types of Q, K, V, O and their gradients. Sums are always f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// 8 bits of exponent, 7 of mantissa.
+    Bf16,
+    /// 5 bits of exponent, 10 of mantissa.
+    Fp16,
+}
+
+impl Dtype {
+    /// Both.
+    pub const ALL: [Dtype; 2] = [Dtype::Bf16, Dtype::Fp16];
+
+    /// `bf16` or `fp16`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Dtype::Bf16 => "bf16",
+            Dtype::Fp16 => "fp16",
+        }
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The name is no 16-bit type.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown type `{0}`; known are bf16, fp16")]
+pub struct UnknownDtype(pub String);
+
+impl FromStr for Dtype {
+    type Err = UnknownDtype;
+
+    fn from_str(text: &str) -> Result<Self, UnknownDtype> {
+        let found = Dtype::ALL.into_iter().find(|dtype| dtype.name() == text);
+        found.ok_or_else(|| UnknownDtype(text.to_owned()))
+    }
+}
+
+/// The part of a problem that is compiled in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Shape {
+    /// D, a multiple of 16 up to 256.
+    pub head_dim: u32,
+    /// Type of Q, K, V, O.
+    pub dtype: Dtype,
+    /// Scores pass through `cap * tanh(s / cap)`.
+    pub softcap: bool,
+    /// Each query head has a learned logit in the softmax denominator.
+    pub sink_logit: bool,
+}
+
+impl Shape {
+    /// A shape with neither softcap nor sink logit.
+    pub fn plain(head_dim: u32, dtype: Dtype) -> Self {
+        Shape { head_dim, dtype, softcap: false, sink_logit: false }
+    }
+}
+
+/// What a kernel computes. One source per pass, since each has its own tile shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pass {
+    /// O and LSE.
+    Forward,
+    /// The row sums of dO times O, and the gradient of the sink logits.
+    BackwardDelta,
+    /// dK and dV, a block per tile of keys.
+    BackwardDkv,
+    /// dQ, a block per tile of queries.
+    BackwardDq,
+    /// dK, dV and dQ at once, dQ summed in f32 by whichever block comes first.
+    BackwardFused,
+    /// The f32 sums of dQ, scaled and rounded.
+    BackwardConvertDq,
+    /// O for one query token per sequence, split over the keys.
+    Decode,
+    /// The merge of the splits.
+    DecodeCombine,
+}
+
+impl Pass {
+    /// Whether it multiplies tiles on the tensor cores, and so is bound to whole warps of rows.
+    pub fn is_tiled(self) -> bool {
+        matches!(self, Pass::Forward | Pass::BackwardDkv | Pass::BackwardDq | Pass::BackwardFused)
+    }
+
+    /// Every pass, in the order they run.
+    pub const ALL: [Pass; 8] = [
+        Pass::Forward,
+        Pass::BackwardDelta,
+        Pass::BackwardDkv,
+        Pass::BackwardDq,
+        Pass::BackwardFused,
+        Pass::BackwardConvertDq,
+        Pass::Decode,
+        Pass::DecodeCombine,
+    ];
+
+    /// The family whose template computes this pass for a head dimension on a target.
+    pub fn family(self, target: Target, head_dim: u32) -> Family {
+        let own = match self {
+            Pass::Forward | Pass::BackwardFused | Pass::BackwardConvertDq => matches!(head_dim, 64 | 128),
+            _ => false,
+        };
+        if own { target.family() } else { Family::Sm80 }
+    }
+
+    /// The passes of a backward, in the order they run. The fused one is quicker and adds dQ in whatever order its
+    /// blocks finish; the split one gives the same bits every time.
+    pub fn backward(target: Target, head_dim: u32, deterministic: bool) -> [Pass; 3] {
+        let fused = Pass::BackwardFused.family(target, head_dim) == Family::Sm90;
+        if fused && !deterministic {
+            [Pass::BackwardDelta, Pass::BackwardFused, Pass::BackwardConvertDq]
+        } else {
+            [Pass::BackwardDelta, Pass::BackwardDkv, Pass::BackwardDq]
+        }
+    }
+
+    /// Whether there is a template for this pass on a target.
+    pub fn exists(self, target: Target, head_dim: u32) -> bool {
+        match self {
+            Pass::BackwardFused | Pass::BackwardConvertDq => self.family(target, head_dim) == Family::Sm90,
+            _ => true,
+        }
+    }
+
+    /// `forward`, `backward_delta`, ...
+    pub fn name(self) -> &'static str {
+        match self {
+            Pass::Forward => "forward",
+            Pass::BackwardDelta => "backward_delta",
+            Pass::BackwardDkv => "backward_dkv",
+            Pass::BackwardDq => "backward_dq",
+            Pass::BackwardFused => "backward_fused",
+            Pass::BackwardConvertDq => "backward_convert_dq",
+            Pass::Decode => "decode",
+            Pass::DecodeCombine => "decode_combine",
+        }
+    }
+}
+
+impl fmt::Display for Pass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A pattern as kernels take it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PatternCode {
+    /// The pattern in its canonical text, for people: the header of the source and the manifest.
+    pub canonical: String,
+    /// C++: the five pattern functions of `sample_config.cuh`, or only `visible` for a listed pattern.
+    pub functions: String,
+    /// The tiles come from a list that the host makes, not from closed forms.
+    pub listed: bool,
+}
+
+impl PatternCode {
+    /// The functions of a mask, under the pattern's canonical text.
+    pub fn new(canonical: impl Into<String>, ir: &MaskIr) -> Self {
+        let programs = Programs::new(ir);
+        // A predicate multiplies indices as its author wrote it; closed forms stay within 32 bits.
+        let wide = ir.has_predicates();
+        let mut functions = vec![programs.visible.to_cuda("bool", wide)];
+        if let Some(closed) = &programs.closed {
+            functions.push(closed.next_keys.to_cuda("Span", wide));
+            functions.push(closed.next_queries.to_cuda("Span", wide));
+            functions.push(closed.all_visible.to_cuda("bool", wide));
+            functions.push(closed.edge_only.to_cuda("bool", wide));
+        }
+        let listed = programs.closed.is_none();
+        PatternCode { canonical: canonical.into(), functions: functions.join("\n"), listed }
+    }
+
+    /// 64 hexadecimal digits: equal for patterns that print and compile alike.
+    pub fn hash(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for part in [self.canonical.as_str(), &self.functions, if self.listed { "listed" } else { "closed" }]
+        {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+}
+
+/// Everything that a kernel's text depends on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct KernelSpec {
+    /// What it computes.
+    pub pass: Pass,
+    /// What it is compiled for.
+    pub target: Target,
+    /// Head dimension, type, softmax features.
+    pub shape: Shape,
+    /// Tiles and threads.
+    pub schedule: Schedule,
+    /// Which pairs count.
+    pub pattern: Arc<PatternCode>,
+}
+
+impl KernelSpec {
+    /// Which family's template the kernel comes from: the target's own where it has one for this pass and head
+    /// dimension, else the plainer one, which runs everywhere.
+    pub fn family(&self) -> Family {
+        self.pass.family(self.target, self.shape.head_dim)
+    }
+
+    /// 64 hexadecimal digits that differ whenever the kernel's meaning or form does.
+    pub fn fingerprint(&self) -> String {
+        let Shape { head_dim, dtype, softcap, sink_logit } = self.shape;
+        let text = format!(
+            "{} {} d{head_dim} {dtype} softcap={softcap} sink_logit={sink_logit} {} {}",
+            self.pass,
+            self.target,
+            self.schedule,
+            self.pattern.hash()
+        );
+        blake3::hash(text.as_bytes()).to_hex().to_string()
+    }
+
+    /// A file name that says what the kernel is: `attention_forward_d128_bf16_sm_90a_128x128_1f9c2a7e`.
+    pub fn file_stem(&self) -> String {
+        let Schedule { tile_m, tile_n, .. } = self.schedule;
+        let Shape { head_dim, dtype, .. } = self.shape;
+        let (pass, target, fingerprint) = (self.pass, self.target, &self.fingerprint()[..8]);
+        format!("attention_{pass}_d{head_dim}_{dtype}_{target}_{tile_m}x{tile_n}_{fingerprint}")
+    }
+}
