@@ -11,7 +11,19 @@ macro_rules! table {
 }
 
 /// Every template: name and text, sorted by name.
-pub const FILES: &[(&str, &str)] = table!["params.cuh", "prelude.cuh", "sample_config.cuh", "walk.cuh",];
+pub const FILES: &[(&str, &str)] = table![
+    "params.cuh",
+    "prelude.cuh",
+    "sample_config.cuh",
+    "sm90/backward.cu",
+    "sm90/backward_convert_dq.cu",
+    "sm90/forward.cu",
+    "tile/sm90_barrier.cuh",
+    "tile/sm90_scores.cuh",
+    "tile/sm90_tile.cuh",
+    "tile/sm90_wgmma.cuh",
+    "walk.cuh",
+];
 
 /// The text of the template `name`, or `None` if there is no such file.
 pub fn text(name: &str) -> Option<&'static str> {

@@ -1,0 +1,362 @@
+// Attention forward for Hopper (sm_90a): O and log-sum-exp of one query tile at a time.
+//
+//   S = Q K^T       s = scale S, capped, masked       P = exp(s - m), m the running row maximum       O = P V / rowsum(P)
+//
+// Warpgroup 0 produces (one thread works), warpgroups 1 .. kConsumers consume; consumer c owns rows [64 c, 64 c + 64) of the
+// query tile. Registers of a consumer thread at D = 128, kTileN = 128: S 64, O 64, P 32.
+//
+//   producer                                  consumer
+//     for each query tile                       for each query tile
+//       wait Q empty; send tile, load Q           wait Q; S_0 = Q K_0^T; softmax
+//       for each key tile n of the walk           for each further key tile n
+//         wait K empty; send (n, kind), load        my turn: issue S_n = Q K_n^T, issue O += P V_(n-1); pass the turn
+//         wait V empty; load                        wait S_n, free K_n; softmax of S_n while O is in flight
+//       send "no more keys"                         wait O, free V_(n-1); rescale O; P = S_n
+//     send "no more tiles"                        free Q; O += P V_last; write O and log-sum-exp
+//
+// Only the producer evaluates the pattern's bounds: it sends each key tile's number and kind beside the data, so that the
+// consumers' hot loop holds no integer code of the pattern, except the predicate itself in tiles of the general kind.
+//
+// Shared memory (bytes; T = 2 D kTileN):   D 128, 128 x 128, 2 stages      D 64, 192 x 128, 2 stages
+//   Q   2 D kTileM                               32768                          24576
+//   K   kStages T                                65536                          32768
+//   V   kStages T                                65536                          32768
+//   O   2 D kTileM                               32768                          24576
+//   barriers, messages                             256                            256
+//   plus 1024 to align the start                197888                         115968
+//
+// Synchronisation. Each ring stage has a `full` barrier (1 arrival, by the producer, plus the bytes announced) and an `empty`
+// barrier (one arrival of each consumer warp). A message is an ordinary store before the producer's arrival on `full`, and is
+// read between the wait on `full` and the arrival on `empty`: released and acquired by the barrier. O has its own buffer, so
+// the next Q is loaded while O is written. Consumers take turns by named barriers 1 .. kConsumers (128 that wait + 128 that
+// pass): while one runs its softmax the other's products occupy the tensor cores. All consumers see the same messages, hence
+// take equally many turns. Barriers 8 .. are each consumer's own.
+//
+// Tails. Query rows past the end of the sequence are computed from whatever the box brought, and never stored: rows do not
+// mix. Keys past the end are masked, and their V rows zeroed in shared memory (0 x NaN is NaN); masking replaces the score, so
+// K needs no zeroing.
+//
+// Host contract
+//   threads   128 (1 + kConsumers);  kTileM = 64 kConsumers;  kTileN = 128;  dynamic shared memory lg::kForwardSmemBytes
+//   grid      any number of blocks in x; the work is ceil(max_q / kTileM) H B tiles. min(tiles, multiprocessors) is the aim.
+//   arguments Params p, TensorMap q, TensorMap k, TensorMap v, int* next_tile
+//   maps      each [token, head, D], 16-bit, strides from Params; dims {D, heads, tokens}, box {64, 1, rows}, swizzle 128 B,
+//             no interleave, out of bounds zero: q rows = kTileM over (H, total_q); k, v rows = kTileN over (G, total_k)
+//   next_tile one int, zero before the launch: tiles are then handed out as blocks finish; or null: every gridDim.x-th tile
+#include "tile/sm90_scores.cuh"
+
+namespace lg {
+
+static_assert(kTileM == 64 * kConsumers, "one consumer warpgroup for 64 query rows");
+static_assert(kThreads == kWarpgroup * (1 + kConsumers), "one producer warpgroup");
+static_assert(kTileN == 128, "S is one m64n128 product");
+
+// Offsets from the aligned start of shared memory.
+constexpr int kQueryAt = 0;
+constexpr int kKeyAt = kQueryAt + tile_bytes(kTileM);
+constexpr int kValueAt = kKeyAt + kStages * tile_bytes(kTileN);
+constexpr int kOutputAt = kValueAt + kStages * tile_bytes(kTileN);
+constexpr int kBarriersAt = kOutputAt + tile_bytes(kTileM);
+constexpr int kMessagesAt = kBarriersAt + RingBarriers<1>::kBytes + 2 * RingBarriers<kStages>::kBytes;
+constexpr int kForwardSmemBytes = 1024 + kMessagesAt + 64 + 4 * kStages;
+static_assert(kForwardSmemBytes <= 232448, "one block's shared memory");
+
+constexpr int kNoMoreKeys = -1;
+
+// What the producer tells the consumers about a query tile.
+struct TileMessage {
+    int valid;      // 0: no more tiles
+    int head;
+    int g;
+    int token;      // first row, in the packed queries
+    int rows;       // rows before the end of the sequence, 1 .. kTileM
+    int index;      // query index of the first row
+    int key_len;
+    int unused;
+};
+
+struct Shared {
+    u32 start;
+    TileMessage* tiles;              // [2] in turn: one may still be read while the next Q is on its way
+    int* keys;                       // [kStages] tile * 4 + kind, or kNoMoreKeys
+    RingBarriers<1> q;
+    RingBarriers<kStages> k, v;
+
+    LG_DEVICE explicit Shared(char* raw) {
+        char* aligned = raw + ((1024 - (shared_address(raw) & 1023)) & 1023);
+        start = shared_address(aligned);
+        tiles = reinterpret_cast<TileMessage*>(aligned + kMessagesAt);
+        keys = reinterpret_cast<int*>(aligned + kMessagesAt + 64);
+        q.base = start + kBarriersAt;
+        k.base = q.base + RingBarriers<1>::kBytes;
+        v.base = k.base + RingBarriers<kStages>::kBytes;
+    }
+    LG_DEVICE u32 key_stage(int stage) const { return start + kKeyAt + stage * tile_bytes(kTileN); }
+    LG_DEVICE u32 value_stage(int stage) const { return start + kValueAt + stage * tile_bytes(kTileN); }
+};
+
+// ---- producer -----------------------------------------------------------------------------------------------------------
+
+// Work item w: query tiles of a head from the last (longest) to the first, then the next head, then the next sequence.
+LG_DEVICE bool describe_tile(const Params& p, int w, TileMessage& tile, int& sequence, int& q_tile) {
+    const int tiles = ceil_div(p.max_q, kTileM);
+    sequence = w / (tiles * p.heads);
+    tile.head = w / tiles % p.heads;
+    q_tile = tiles - 1 - w % tiles;
+    const Sequence s = load_sequence(p, sequence);
+    const int first = q_tile * kTileM;
+    tile.valid = 1;
+    tile.g = tile.head / (p.heads / p.kv_heads);
+    tile.token = s.q_begin + first;
+    tile.rows = min_int(kTileM, s.q_len - first);
+    tile.index = s.q_offset + first;
+    tile.key_len = s.k_len;
+    return tile.rows > 0;
+}
+
+struct Producer {
+    const Params& p;
+    const TensorMap& q_map;
+    const TensorMap& k_map;
+    const TensorMap& v_map;
+    const Shared& shared;
+    Ring<1> q_at;
+    Ring<kStages> k_at, v_at;
+
+    LG_DEVICE void send_queries(const TileMessage& tile) {
+        shared.q.wait_empty(q_at);
+        shared.tiles[q_at.phase] = tile;
+        barrier_arrive_expecting(shared.q.full(0), tile_bytes(kTileM));
+        tma_load_tile<kTileM>(shared.start + kQueryAt, q_map, shared.q.full(0), tile.head, tile.token);
+        q_at.advance();
+    }
+
+    LG_DEVICE void send_keys(int n, int kind, int g, int token) {
+        shared.k.wait_empty(k_at);
+        shared.keys[k_at.stage] = n * 4 + kind;
+        barrier_arrive_expecting(shared.k.full(k_at.stage), tile_bytes(kTileN));
+        tma_load_tile<kTileN>(shared.key_stage(k_at.stage), k_map, shared.k.full(k_at.stage), g, token);
+        k_at.advance();
+        shared.v.wait_empty(v_at);
+        barrier_arrive_expecting(shared.v.full(v_at.stage), tile_bytes(kTileN));
+        tma_load_tile<kTileN>(shared.value_stage(v_at.stage), v_map, shared.v.full(v_at.stage), g, token);
+        v_at.advance();
+    }
+
+    LG_DEVICE void send_end_of_keys() {
+        shared.k.wait_empty(k_at);
+        shared.keys[k_at.stage] = kNoMoreKeys;
+        barrier_arrive(shared.k.full(k_at.stage));
+        k_at.advance();
+    }
+
+    LG_DEVICE void send_end_of_tiles() {
+        shared.q.wait_empty(q_at);
+        shared.tiles[q_at.phase].valid = 0;
+        barrier_arrive(shared.q.full(0));
+    }
+
+    LG_DEVICE void run(int* next_tile) {
+        const int work = ceil_div(p.max_q, kTileM) * p.heads * p.batch;
+        int w = blockIdx.x;
+        while (w < work) {
+            // Asked for before the loads, so that the answer is there when they are all issued.
+            const int following = int(gridDim.x) + (next_tile ? atomicAdd(next_tile, 1) : w);
+            TileMessage tile;
+            int sequence, q_tile;
+            if (describe_tile(p, w, tile, sequence, q_tile)) {
+                send_queries(tile);
+                const int k_begin = p.cu_k[sequence];
+                KeyTileWalk walk(p, sequence, tile.g, q_tile, tile.index, tile.index + tile.rows, tile.key_len);
+                int n, kind;
+                while (walk.next(n, kind)) send_keys(n, kind, tile.g, k_begin + n * kTileN);
+                send_end_of_keys();
+            }
+            w = following;
+        }
+        send_end_of_tiles();
+    }
+};
+
+// ---- consumer -----------------------------------------------------------------------------------------------------------
+
+using QueryOperand = KMajor<panel_bytes(kTileM)>;
+using KeyOperand = KMajor<panel_bytes(kTileN)>;
+using ValueOperand = MnMajor<panel_bytes(kTileN)>;
+
+struct Consumer {
+    const Params& p;
+    const Shared& shared;
+    int index;                       // 0 .. kConsumers - 1
+    int thread;                      // 0 .. 127
+    Ring<1> q_at;
+    Ring<kStages> k_at, v_at;
+    float unit;                      // scores times this are in base 2
+
+    LG_DEVICE int row() const { return index * 64 + thread / 32 * 16 + thread % 32 / 4; }
+    LG_DEVICE int column() const { return thread % 4 * 2; }
+
+    LG_DEVICE void wait_turn() const { named_barrier_sync(1 + index, 2 * kWarpgroup); }
+    LG_DEVICE void pass_turn() const { named_barrier_arrive(1 + (index + 1) % kConsumers, 2 * kWarpgroup); }
+    LG_DEVICE void sync_warpgroup() const { named_barrier_sync(8 + index, kWarpgroup); }
+
+    // Next key tile: its message. The K stage stays ours until released.
+    LG_DEVICE int receive_keys() const {
+        shared.k.wait_full(k_at);
+        return shared.keys[k_at.stage];
+    }
+
+    LG_DEVICE QueryOperand queries() const { return QueryOperand(shared.start + kQueryAt + index * 64 * kPanelRowBytes); }
+
+    LG_DEVICE void issue_scores(float (&s)[64]) const {
+        issue_product<kTileN, kHeadDim>(s, queries(), KeyOperand(shared.key_stage(k_at.stage)), kOverwrite);
+    }
+    LG_DEVICE void issue_output(float (&o)[kHeadDim / 2], const u32 (&weights)[kTileN / 4]) const {
+        issue_product<kHeadDim, kTileN>(o, weights, ValueOperand(shared.value_stage(v_at.stage)), kAdd);
+    }
+
+    LG_DEVICE void softmax(float (&s)[64], int message, const TileMessage& tile, SoftmaxRows& rows, float (&factor)[2]) const {
+        const int kind = message & 3;
+        if constexpr (kSoftcap) cap_scores(s, p.scale / p.softcap);
+        if (kind != kFull) {
+            mask_scores(s, kind, tile.g, tile.index + row(), (message >> 2) * kTileN + column(), tile.key_len);
+        }
+        rows.update(s, factor, unit);
+    }
+
+    // Waits for the V stage. At the end of the sequence its rows behind the last key become zeros.
+    LG_DEVICE void receive_values(int message, int key_len) const {
+        shared.v.wait_full(v_at);
+        const int keys = key_len - (message >> 2) * kTileN;
+        if (keys < kTileN) {
+            zero_rows<kTileN>(shared.value_stage(v_at.stage), keys, thread);
+            sync_warpgroup();
+        }
+    }
+
+    LG_DEVICE void release_keys() {
+        shared.k.release(k_at);
+        k_at.advance();
+    }
+    LG_DEVICE void release_values() {
+        shared.v.release(v_at);
+        v_at.advance();
+    }
+
+    // All key tiles of the query tile. Q is released on return.
+    LG_DEVICE void attend(const TileMessage& tile, float (&o)[kHeadDim / 2], SoftmaxRows& rows) {
+        int message = receive_keys();
+        if (message != kNoMoreKeys) {
+            float s[64];
+            u32 weights[kTileN / 4];
+            float factor[2];
+            issue_scores(s);
+            wgmma_wait<0>();
+            pin(s);
+            release_keys();
+            softmax(s, message, tile, rows, factor);
+            pack_fragment(weights, s);
+
+            for (int next = receive_keys(); next != kNoMoreKeys; next = receive_keys()) {
+                receive_values(message, tile.key_len);
+                wait_turn();
+                issue_scores(s);
+                issue_output(o, weights);
+                pass_turn();
+                wgmma_wait<1>();
+                pin(s);
+                release_keys();
+                softmax(s, next, tile, rows, factor);
+                wgmma_wait<0>();
+                pin(o);
+                pin(weights);
+                release_values();
+                scale_rows(o, factor);
+                pack_fragment(weights, s);
+                message = next;
+            }
+            receive_values(message, tile.key_len);
+            shared.q.release(q_at);
+            issue_output(o, weights);
+            wgmma_wait<0>();
+            pin(o);
+            release_values();
+        } else {
+            shared.q.release(q_at);
+        }
+        release_keys();  // the stage of the message "no more keys"
+        q_at.advance();
+    }
+
+    // Writes this consumer's 64 rows.
+    LG_DEVICE void write(const TileMessage& tile, float (&o)[kHeadDim / 2], SoftmaxRows& rows) const {
+        const int head = tile.head, token = tile.token, tile_rows = tile.rows;
+        const float sink = kSinkLogit ? p.sink_logit[head] : 0.0f;
+        float factor[2], lse[2];
+        for (int r = 0; r < 2; ++r) rows.finish(r, unit, sink, factor[r], lse[r]);
+        if (thread % 4 == 0) {
+            float* out = p.lse + i64(head) * p.total_q + token + row();
+            if (row() < tile_rows) out[0] = lse[0];
+            if (row() + 8 < tile_rows) out[8] = lse[1];
+        }
+        scale_rows(o, factor);
+        u32 packed[kHeadDim / 4];
+        pack_fragment(packed, o);
+        const u32 slice = shared.start + kOutputAt + index * 64 * kPanelRowBytes;
+        sync_warpgroup();  // the previous tile's output has been read
+        store_fragment<kHeadDim>(slice, panel_bytes(kTileM), thread / 32 * 16, packed);
+        sync_warpgroup();
+        Half* out = static_cast<Half*>(p.o) + i64(token + index * 64) * p.o_t + head * p.o_h;
+        copy_rows_out(slice, panel_bytes(kTileM), out, p.o_t, tile_rows - index * 64, thread);
+    }
+
+    LG_DEVICE void run() {
+        if (index == kConsumers - 1) pass_turn();  // consumer 0 goes first
+        for (;;) {
+            shared.q.wait_full(q_at);
+            // Read where it lies, which keeps it out of the registers.
+            const TileMessage& tile = shared.tiles[q_at.phase];
+            if (!tile.valid) return;
+            float o[kHeadDim / 2];
+#pragma unroll
+            for (int e = 0; e < kHeadDim / 2; ++e) o[e] = 0.0f;
+            SoftmaxRows rows;
+            rows.reset();
+            attend(tile, o, rows);
+            write(tile, o, rows);
+        }
+    }
+};
+
+}  // namespace lg
+
+extern "C" __global__ void __launch_bounds__(lg::kThreads, 1)
+    attention_forward(const __grid_constant__ lg::Params p, const __grid_constant__ lg::TensorMap q_map,
+                      const __grid_constant__ lg::TensorMap k_map, const __grid_constant__ lg::TensorMap v_map, int* next_tile) {
+    using namespace lg;
+    extern __shared__ char raw[];
+    const Shared shared(raw);
+    const int warpgroup = __shfl_sync(kAllLanes, threadIdx.x / kWarpgroup, 0);
+    if (threadIdx.x == 0) {
+        shared.q.init(1, 4 * kConsumers);
+        shared.k.init(1, 4 * kConsumers);
+        shared.v.init(1, 4 * kConsumers);
+        barrier_init_done();
+    }
+    __syncthreads();
+    if (warpgroup == 0) {
+        registers_release<kProducerRegisters>();
+        if (threadIdx.x == 0) {
+            prefetch_map(q_map);
+            prefetch_map(k_map);
+            prefetch_map(v_map);
+            Producer producer{p, q_map, k_map, v_map, shared};
+            producer.run(next_tile);
+        }
+    } else {
+        registers_claim<kConsumerRegisters>();
+        Consumer consumer{p, shared, warpgroup - 1, int(threadIdx.x % kWarpgroup)};
+        consumer.unit = score_unit(p);
+        consumer.run();
+    }
+}

@@ -1,0 +1,116 @@
+// Tiles of halves in shared memory as the copy engine writes and the tensor cores read them.
+//
+//   A tile [rows][D] is D / 64 panels, one after another. A panel is [rows][64 halves]: rows of 128 bytes, in which the
+//   16-byte chunk c of row r lies at chunk c ^ (r mod 8) (the 128-byte swizzle). Panels start at multiples of 1024 bytes.
+//
+//   TMA        box of 64 halves x 1 head x rows: one load for one panel; the map is [token, head, D]
+//   stmatrix   8 rows x 16 bytes, free of bank conflicts because of the swizzle
+//   wgmma      K-major: the summed dimension runs along the row;  MN-major: the summed dimension runs down the rows
+#pragma once
+#include "tile/sm90_barrier.cuh"
+
+namespace lg {
+
+constexpr int kPanelColumns = 64;
+constexpr int kPanelRowBytes = 128;
+constexpr int kPanels = kHeadDim / kPanelColumns;
+static_assert(kHeadDim % kPanelColumns == 0, "a head is a whole number of 64-column panels");
+
+LG_DEVICE constexpr int panel_bytes(int rows) { return rows * kPanelRowBytes; }
+LG_DEVICE constexpr int tile_bytes(int rows) { return rows * kHeadDim * 2; }
+
+// ---- copy engine --------------------------------------------------------------------------------------------------------
+
+// The driver's CUtensorMap, made on the host.
+struct alignas(128) TensorMap {
+    u64 opaque[16];
+};
+
+LG_DEVICE void prefetch_map(const TensorMap& map) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
+// Starts the copy of one box at (column, head, token); its bytes complete on `barrier`. Tokens outside the tensor read as 0.
+LG_DEVICE void tma_load_box(u32 target, const TensorMap& map, u32 barrier, int column, int head, int token) {
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(
+            target),
+        "l"(&map), "r"(barrier), "r"(column), "r"(head), "r"(token)
+        : "memory");
+}
+
+// A whole tile of kRows tokens: one box per panel.
+template <int kRows>
+LG_DEVICE void tma_load_tile(u32 target, const TensorMap& map, u32 barrier, int head, int token) {
+    for (int panel = 0; panel < kPanels; ++panel) {
+        tma_load_box(target + panel * panel_bytes(kRows), map, barrier, panel * kPanelColumns, head, token);
+    }
+}
+
+// ---- ordinary accesses --------------------------------------------------------------------------------------------------
+
+LG_DEVICE u32 chunk_address(u32 panel, int row, int chunk) {
+    return panel + row * kPanelRowBytes + ((chunk ^ (row & 7)) << 4);
+}
+
+// Writes zeros to rows [first, kRows) of a tile, by one warpgroup, and makes them visible to the tensor cores' reads of this
+// warpgroup. Whatever lies behind the end of a sequence (another sequence, padding, NaN) must not meet a zero weight.
+// Several warpgroups may do it to the same tile: they write the same zeros.
+template <int kRows>
+LG_DEVICE void zero_rows(u32 tile, int first, int thread) {
+    constexpr int kChunksPerRow = kPanelRowBytes / 16;
+    for (int panel = 0; panel < kPanels; ++panel) {
+        for (int chunk = first * kChunksPerRow + thread; chunk < kRows * kChunksPerRow; chunk += kWarpgroup) {
+            asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(tile + panel * panel_bytes(kRows) + chunk * 16), "r"(0)
+                         : "memory");
+        }
+    }
+    fence_async_proxy();
+}
+
+// Four 8x8 matrices of halves, registers to shared memory; lane l gives the address of row l % 8 of matrix l / 8.
+LG_DEVICE void store_matrices(u32 address, u32 m0, u32 m1, u32 m2, u32 m3) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(m0), "r"(m1), "r"(m2),
+                 "r"(m3)
+                 : "memory");
+}
+
+// A warp's 16 rows of an accumulator of kColumns columns, packed to halves (see pack_fragment), to rows [row, row + 16) of
+// a tile whose panels are `panel_stride` bytes apart.
+template <int kColumns>
+LG_DEVICE void store_fragment(u32 tile, int panel_stride, int row, const u32 (&packed)[kColumns / 4]) {
+    const int lane = threadIdx.x % kWarpSize;
+    const int my_row = row + lane % 16;
+    const int my_chunk = lane / 16;
+#pragma unroll
+    for (int chunk = 0; chunk < kColumns / 8; chunk += 2) {
+        const u32 panel = tile + (chunk / 8) * panel_stride;
+        const u32* m = packed + 2 * chunk;
+        store_matrices(chunk_address(panel, my_row, chunk % 8 + my_chunk), m[0], m[1], m[2], m[3]);
+    }
+}
+
+// Rows [0, rows) of a 64-row slice of a tile to global memory, 16 bytes a thread, coalesced, by one warpgroup. `slice` is
+// the address of the slice's first row in the first panel; `out` points at its first row, whose stride is in halves.
+LG_DEVICE void copy_rows_out(u32 slice, int panel_stride, Half* out, i64 row_stride, int rows, int thread) {
+    constexpr int kChunks = kHeadDim / 8;
+    for (int item = thread; item < 64 * kChunks; item += kWarpgroup) {
+        const int row = item / kChunks, chunk = item % kChunks;
+        if (row >= rows) break;
+        uint4 value;
+        asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+                     : "r"(chunk_address(slice + (chunk / 8) * panel_stride, row, chunk % 8))
+                     : "memory");
+        *reinterpret_cast<uint4*>(out + row * row_stride + chunk * 8) = value;
+    }
+}
+
+// Adds four floats to global memory, 16-byte aligned; nobody waits for the result.
+LG_DEVICE void add_to_global(float* target, float4 four) {
+    asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(target), "f"(four.x), "f"(four.y), "f"(four.z),
+                 "f"(four.w)
+                 : "memory");
+}
+
+}  // namespace lg
