@@ -1,6 +1,6 @@
 //! The Rust way in: a builder whose `build` goes through every rule.
 
-use super::{HeadRule, IndexSet, LayerPlan, Mask, Pattern, PatternError, Softmax};
+use super::{HeadRule, IndexSet, Mask, Pattern, PatternError};
 
 /// Collects the parts of a [`Pattern`].
 #[derive(Debug, Clone)]
@@ -10,8 +10,7 @@ pub struct PatternBuilder {
 
 impl PatternBuilder {
     pub(super) fn new(mask: Mask) -> Self {
-        let (layers, softmax) = (LayerPlan::default(), Softmax::default());
-        Self { pattern: Pattern { name: None, mask, rules: Vec::new(), layers, softmax } }
+        Self { pattern: Pattern::unchecked(mask) }
     }
 
     /// Names the pattern, for people.
@@ -55,19 +54,18 @@ impl PatternBuilder {
         self
     }
 
-    /// Brings the pattern into canonical order and checks it.
+    /// Checks the pattern and brings it into canonical order.
     ///
     /// # Errors
     /// [`PatternError`] with the key, the value and what is allowed.
     pub fn build(self) -> Result<Pattern, PatternError> {
-        let mut pattern = self.pattern;
-        pattern.mask = pattern.mask.normalised();
-        pattern.layers.full = pattern.layers.full.normalised();
-        for rule in &mut pattern.rules {
-            rule.mask = std::mem::replace(&mut rule.mask, Mask::full()).normalised();
-            rule.heads = std::mem::replace(&mut rule.heads, IndexSet::All).normalised();
-            rule.layers = std::mem::replace(&mut rule.layers, IndexSet::All).normalised();
-        }
-        Ok(pattern)
+        self.pattern.checked().map_err(|(_, problem)| PatternError::from(problem))
+    }
+}
+
+/// Goes on from a finished pattern, a preset for example.
+impl From<Pattern> for PatternBuilder {
+    fn from(pattern: Pattern) -> Self {
+        Self { pattern }
     }
 }

@@ -2,16 +2,26 @@
 //! and the rules they share. Knows nothing of tiles, kernels or lengths.
 
 mod builder;
+mod check;
 mod error;
+mod flat;
 mod index_set;
 mod mask;
+mod place;
 mod predicate;
+mod presets;
+pub mod rules;
+mod text;
+mod toml;
 
 pub use builder::PatternBuilder;
-pub use error::PatternError;
+pub use error::{PatternError, Problem};
 pub use index_set::{IndexSet, Span};
 pub use mask::{Clause, DEFAULT_BLOCK, Mask};
+pub use place::Place;
 pub use predicate::Predicate;
+pub use presets::PRESETS;
+pub use toml::MAX_TOML_BYTES;
 
 /// Every token count in a pattern is at most this, so that 32-bit index arithmetic in kernels cannot overflow.
 pub const MAX_TOKENS: u32 = 1 << 30;
