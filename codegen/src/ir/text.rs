@@ -196,5 +196,5 @@ fn parse_residue(text: &str) -> Option<Residue> {
 }
 
 fn parse_heads(text: &str) -> Option<IndexSet> {
-    if text == "all" { Some(IndexSet::All) } else { None }
+    text.parse().ok()
 }
