@@ -12,16 +12,29 @@ macro_rules! table {
 
 /// Every template: name and text, sorted by name.
 pub const FILES: &[(&str, &str)] = table![
+    "decode.cu",
+    "decode_combine.cu",
     "params.cuh",
     "prelude.cuh",
     "sample_config.cuh",
+    "sm80/backward_delta.cu",
+    "sm80/backward_dkv.cu",
+    "sm80/backward_dq.cu",
+    "sm80/forward.cu",
     "sm90/backward.cu",
     "sm90/backward_convert_dq.cu",
     "sm90/forward.cu",
+    "tile/copy.cuh",
+    "tile/gradient.cuh",
+    "tile/layout.cuh",
+    "tile/merge.cuh",
+    "tile/mma.cuh",
     "tile/sm90_barrier.cuh",
     "tile/sm90_scores.cuh",
     "tile/sm90_tile.cuh",
     "tile/sm90_wgmma.cuh",
+    "tile/softmax.cuh",
+    "tile/stream.cuh",
     "walk.cuh",
 ];
 

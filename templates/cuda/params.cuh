@@ -76,4 +76,27 @@ LG_DEVICE Sequence load_sequence(const Params& p, int b) {
     return s;
 }
 
+// The row of one token and head in a [token, head, D] array. `token` is made opaque: the address belongs to the place where it
+// is used, and must not be split into parts that live in registers across a loop.
+template <class T>
+LG_DEVICE T* row_of(T* array, int token, i64 token_stride, int head, i64 head_stride) {
+    return array + int(opaque(token)) * token_stride + head * head_stride;
+}
+
+LG_DEVICE const Half* query_row(const Params& p, int token, int head) {
+    return row_of(static_cast<const Half*>(p.q), token, p.q_t, head, p.q_h);
+}
+LG_DEVICE const Half* key_row(const Params& p, int token, int head) {
+    return row_of(static_cast<const Half*>(p.k), token, p.k_t, head, p.k_h);
+}
+LG_DEVICE const Half* value_row(const Params& p, int token, int head) {
+    return row_of(static_cast<const Half*>(p.v), token, p.v_t, head, p.v_h);
+}
+LG_DEVICE const Half* output_gradient_row(const Params& p, int token, int head) {
+    return row_of(static_cast<const Half*>(p.d_o), token, p.do_t, head, p.do_h);
+}
+
+// Where the log-sum-exp (and delta, and the gradient of the log-sum-exp) of one token and head lies.
+LG_DEVICE i64 stats_index(const Params& p, int token, int head) { return i64(head) * p.total_q + int(opaque(token)); }
+
 }  // namespace lg

@@ -90,6 +90,13 @@ LG_DEVICE float tanh_accurate(float x) {
 constexpr int kWarpSize = 32;
 constexpr u32 kAllLanes = 0xffffffffu;
 
+// The same value, of which the compiler knows nothing. What is computed from it inside a loop stays there: hoisted address
+// arithmetic would hold registers that the accumulators need.
+LG_DEVICE u32 opaque(u32 x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
 // Address in the shared window, for instructions that take 32-bit shared addresses.
 LG_DEVICE u32 shared_address(const void* pointer) { return u32(__cvta_generic_to_shared(pointer)); }
 

@@ -54,7 +54,7 @@ constexpr int kNone = 0x7fffffff;
 
 // j <= i and (j < 4 or i - j < 4096)
 __device__ __forceinline__ bool visible(int g, int i, int j) {
-    return j <= i && (j < 4 || i - j < 4096);
+    return (j <= i) & ((j < 4) | (i - j < 4096));
 }
 
 // Rows [i0, i1) see the sink [0, 4) and the window [i0 - 4095, i1), both cut by causality.

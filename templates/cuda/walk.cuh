@@ -19,10 +19,11 @@ enum TileKind : int {
 };
 
 // The element test of a tile. `key_len` cuts keys past the end of the sequence, which no kind but kFull may assume away.
+// Written, like `visible` should be, without short-circuit operators: a test must not become a branch per element.
 LG_DEVICE bool keep(int kind, int g, int i, int j, int key_len) {
     if (kind == kFull) return true;
     if (kind == kEdge) return j <= min_int(i, key_len - 1);
-    return j < key_len && visible(g, i, j);
+    return (j < key_len) & visible(g, i, j);
 }
 
 // The kind of the box of query indices [i0, i1) and key tile [j0, j0 + kTileN). A tile that crosses key_len is never kFull:
@@ -85,6 +86,13 @@ struct KeyTileWalk {
             kind = classify_tile(g, i0, i1, n * kTileN, key_len);
         }
         return true;
+    }
+
+    // Starts over, on the tiles [first, last) only. Closed form only.
+    LG_DEVICE void restrict_to(int first, int last) {
+        tile = first;
+        run_end = first;
+        key_end = min_int(key_end, last * kTileN);
     }
 
     // Passes over up to `count` tiles without yielding them, run by run; returns how many it passed.

@@ -1,0 +1,129 @@
+// Matrix products of a warp: operands from swizzled shared tiles or registers, sums in registers.
+//
+// Two products cover attention and its gradients, rows of the result being the warp's own:
+//   multiply_abt   C += A B^T   both with the summed dimension along the row; B in shared memory, A there or in registers
+//   multiply_ab    C += A B     A in registers (made from an earlier result), B with the summed dimension down the column
+#pragma once
+#include "tile/layout.cuh"
+
+namespace lg {
+
+// D += A B for A 16 x 16, B 16 x 8.
+LG_DEVICE void mma_16x8x16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    if constexpr (kBf16) {
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    } else {
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    }
+}
+
+// Four 8 x 8 matrices; lanes 8n .. 8n + 7 give the addresses of the rows of matrix n.
+LG_DEVICE void load_matrices(u32 (&r)[4], u32 row_address) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(row_address)
+                 : "memory");
+}
+
+LG_DEVICE void load_matrices_transposed(u32 (&r)[4], u32 row_address) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(row_address)
+                 : "memory");
+}
+
+// What a lane must know to point `ldmatrix` at any 16 x 16 piece of a shared tile: the address of its row in the first
+// piece and its chunk there, swizzled. Pieces further down or right differ by a constant and by an XOR.
+template <int kColumns>
+struct PieceReader {
+    u32 row;
+    u32 chunk;
+
+    LG_DEVICE PieceReader(SharedTile<kColumns> tile, int lane_row, int lane_chunk)
+        : row(tile.base + lane_row * SharedTile<kColumns>::kRowBytes),
+          chunk(opaque(lane_chunk ^ SharedTile<kColumns>::swizzle(lane_row))) {}
+
+    LG_DEVICE u32 at(int row_piece, int column_piece) const {
+        return row + row_piece * 16 * SharedTile<kColumns>::kRowBytes + (((column_piece * 2) ^ chunk) << 4);
+    }
+};
+
+// The order of the four 8 x 8 matrices of a piece differs by use.
+// Left operand, and right operand read transposed: down first, then right.
+template <int kColumns>
+LG_DEVICE PieceReader<kColumns> read_down_first(SharedTile<kColumns> tile) {
+    const int lane = threadIdx.x % kWarpSize;
+    return {tile, lane % 16, lane / 16};
+}
+// Right operand of A B^T: right first, then down, which gives both halves of the summed dimension for one 8-column result.
+template <int kColumns>
+LG_DEVICE PieceReader<kColumns> read_right_first(SharedTile<kColumns> tile) {
+    const int lane = threadIdx.x % kWarpSize;
+    return {tile, lane % 8 + lane / 16 * 8, lane / 8 % 2};
+}
+
+// C [kBlocks * 16, kN] += A [kBlocks * 16, kDepth] B [kN, kDepth]^T.
+template <int kBlocks, int kN, int kDepth>
+LG_DEVICE void multiply_abt(Accumulator<kBlocks, kN>& c, SharedTile<kDepth> a_tile, SharedTile<kDepth> b_tile) {
+    const PieceReader<kDepth> a = read_down_first(a_tile), b = read_right_first(b_tile);
+#pragma unroll
+    for (int depth = 0; depth < kDepth / 16; ++depth) {
+        u32 left[kBlocks][4];
+#pragma unroll
+        for (int block = 0; block < kBlocks; ++block) load_matrices(left[block], a.at(block, depth));
+#pragma unroll
+        for (int n = 0; n < kN / 16; ++n) {
+            u32 right[4];
+            load_matrices(right, b.at(n, depth));
+#pragma unroll
+            for (int block = 0; block < kBlocks; ++block) {
+                mma_16x8x16(c.x[block][2 * n], left[block], right[0], right[1]);
+                mma_16x8x16(c.x[block][2 * n + 1], left[block], right[2], right[3]);
+            }
+        }
+    }
+}
+
+// The same with A in registers.
+template <int kBlocks, int kN, int kDepth>
+LG_DEVICE void multiply_abt(Accumulator<kBlocks, kN>& c, const Fragments<kBlocks, kDepth>& a, SharedTile<kDepth> b_tile) {
+    const PieceReader<kDepth> b = read_right_first(b_tile);
+#pragma unroll
+    for (int depth = 0; depth < kDepth / 16; ++depth) {
+#pragma unroll
+        for (int n = 0; n < kN / 16; ++n) {
+            u32 right[4];
+            load_matrices(right, b.at(n, depth));
+#pragma unroll
+            for (int block = 0; block < kBlocks; ++block) {
+                mma_16x8x16(c.x[block][2 * n], a.x[block][depth], right[0], right[1]);
+                mma_16x8x16(c.x[block][2 * n + 1], a.x[block][depth], right[2], right[3]);
+            }
+        }
+    }
+}
+
+// C [kBlocks * 16, kN] += A [kBlocks * 16, kDepth] B [kDepth, kN].
+template <int kBlocks, int kN, int kDepth>
+LG_DEVICE void multiply_ab(Accumulator<kBlocks, kN>& c, const Fragments<kBlocks, kDepth>& a, SharedTile<kN> b_tile) {
+    const PieceReader<kN> b = read_down_first(b_tile);
+#pragma unroll
+    for (int depth = 0; depth < kDepth / 16; ++depth) {
+#pragma unroll
+        for (int n = 0; n < kN / 16; ++n) {
+            u32 right[4];
+            load_matrices_transposed(right, b.at(depth, n));
+#pragma unroll
+            for (int block = 0; block < kBlocks; ++block) {
+                mma_16x8x16(c.x[block][2 * n], a.x[block][depth], right[0], right[1]);
+                mma_16x8x16(c.x[block][2 * n + 1], a.x[block][depth], right[2], right[3]);
+            }
+        }
+    }
+}
+
+}  // namespace lg
