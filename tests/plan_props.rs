@@ -137,6 +137,8 @@ proptest! {
     fn liveness_is_exact(pattern in pattern(), g in 0u32..4, tokens in 1u32..120) {
         let ir = lower(&pattern)?;
         let live = Liveness::new(&ir, g);
+        // Of a predicate nothing is proven: every key is kept.
+        prop_assume!(!ir.has_predicates());
         let horizon = 400;
         let kept = (0..tokens).filter(|&j| (tokens - 1..horizon).any(|i| pattern.sees(None, g, i, j))).count();
         prop_assert_eq!(live.kept_keys(tokens), kept as u64, "{}", ir);

@@ -1,6 +1,6 @@
 //! Random masks, small enough that an oracle can look at every pair.
 
-use longgen_codegen::pattern::{Clause, HeadRule, IndexSet, Mask, Pattern};
+use longgen_codegen::pattern::{Clause, HeadRule, IndexSet, Mask, Pattern, Predicate};
 use proptest::prelude::*;
 
 /// One clause with small numbers, so that lengths of a hundred tokens cross all its edges.
@@ -33,6 +33,19 @@ pub fn mask() -> impl Strategy<Value = Mask> {
     })
 }
 
+/// A user predicate: masks without a closed form.
+pub fn predicate() -> impl Strategy<Value = Mask> {
+    let source = prop_oneof![
+        (1u32..40).prop_map(|w| format!("q - k < {w} || k % 7 == head")),
+        (1u32..9, 0u32..9).prop_map(|(m, r)| format!("(q + k * 3) % {m} == {r}")),
+        (1u32..200).prop_map(|n| format!("q * k < {n} * max(q, 3)")),
+        (1u32..20).prop_map(|b| format!(
+            "{{ let d = q / {b} - k / {b}; if d % 2 == 0 {{ d < 4 }} else {{ k < 9 }} }}"
+        )),
+    ];
+    source.prop_map(|text| text.parse::<Predicate>().map_or(Mask::full(), Mask::from))
+}
+
 /// A union of clauses, as most patterns are.
 pub fn union() -> impl Strategy<Value = Mask> {
     prop::collection::vec(clause().prop_map(Mask::Clause), 1..4).prop_map(Mask::Union)
@@ -46,7 +59,10 @@ pub fn pattern() -> impl Strategy<Value = Pattern> {
         Just(IndexSet::of([0, 2])),
     ];
     let rule = (heads, union()).prop_map(|(heads, mask)| HeadRule { heads, layers: IndexSet::All, mask });
-    (prop_oneof![union(), mask()], prop::option::weighted(0.3, rule)).prop_filter_map(
+    (
+        prop_oneof![4 => union(), 4 => mask(), 1 => (union(), predicate()).prop_map(|(a, b)| a | b), 1 => predicate()],
+        prop::option::weighted(0.3, rule),
+    ).prop_filter_map(
         "the builder accepts it",
         |(mask, rule)| {
             let builder = Pattern::builder(mask);
