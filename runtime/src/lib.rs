@@ -1,5 +1,6 @@
 //! The runtime: kernels on the CPU and on the GPU.
 
+pub mod cpu;
 pub mod driver;
 pub mod oracle;
 pub mod problem;

@@ -31,6 +31,14 @@ pub enum Elements<'a> {
     F16(&'a [f16]),
 }
 
+/// Elements of one of the three types, to be written.
+#[derive(Debug)]
+pub(crate) enum ElementsMut<'a> {
+    F32(&'a mut [f32]),
+    Bf16(&'a mut [bf16]),
+    F16(&'a mut [f16]),
+}
+
 impl Elements<'_> {
     /// Number of elements.
     pub fn len(&self) -> usize {
@@ -274,6 +282,15 @@ impl HostTensor {
     /// All values, widened to f64.
     pub fn to_f64(&self) -> Vec<f64> {
         self.view().to_f64()
+    }
+
+    /// The elements, to be written.
+    pub(crate) fn elements_mut(&mut self) -> ElementsMut<'_> {
+        match &mut self.storage {
+            Storage::F32(x) => ElementsMut::F32(x),
+            Storage::Bf16(x) => ElementsMut::Bf16(x),
+            Storage::F16(x) => ElementsMut::F16(x),
+        }
     }
 
     /// The tensor, borrowed.

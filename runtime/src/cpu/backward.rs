@@ -1,0 +1,212 @@
+//! Backward: row sums and dQ by query tiles, then dK and dV by key tiles. Nothing is summed across threads, so
+//! the gradients are the same whatever the number of threads.
+
+use std::f32::consts::LOG2_E;
+
+use longgen_codegen::cpu::abi::{LANES, STRIP};
+
+use super::call::Kernel;
+use super::forward::load_queries;
+use super::rows::{Source, read_row, store_lane, write_lane};
+use super::scratch::{ItemRange, Scratch};
+use super::shared::{CellWriter, RowWriter};
+use super::work::{self, KeyTile, QueryTile};
+use super::{CpuAttention, CpuInputs};
+use crate::problem::AttentionProblem;
+use crate::tensor::TensorView;
+
+/// One backward call.
+pub struct Backward<'a> {
+    pub attention: &'a CpuAttention,
+    pub problem: &'a AttentionProblem,
+    pub inputs: CpuInputs<'a>,
+    pub o: TensorView<'a>,
+    pub d_o: TensorView<'a>,
+    /// From [`base_2`].
+    pub lse2: &'a [f32],
+    /// (H, total_q)
+    pub d_lse: Option<&'a [f32]>,
+    pub dq: RowWriter<'a>,
+    pub dk: RowWriter<'a>,
+    pub dv: RowWriter<'a>,
+}
+
+/// Log-sum-exp in base 2, +inf for empty rows, so that their probabilities are 0.
+pub fn base_2(lse: &[f32]) -> Vec<f32> {
+    lse.iter().map(|&lse| if lse == f32::NEG_INFINITY { f32::INFINITY } else { lse * LOG2_E }).collect()
+}
+
+/// The gradient of the sink logits, (H), from the log-sum-exp in base 2 and the row sums, both (H, total_q).
+pub fn sink_gradient(sink_logit: &[f32], lse2: &[f32], delta: &[f32], total_q: usize) -> Vec<f32> {
+    let head_gradient = |(head, &logit): (usize, &f32)| {
+        let rows = head * total_q..(head + 1) * total_q;
+        let terms = lse2[rows.clone()].iter().zip(&delta[rows]);
+        let sum: f64 =
+            terms.map(|(&lse2, &delta)| f64::from((logit * LOG2_E - lse2).exp2()) * f64::from(delta)).sum();
+        -sum as f32
+    };
+    sink_logit.iter().enumerate().map(head_gradient).collect()
+}
+
+impl Backward<'_> {
+    /// dQ, dK and dV; returns the row sums `sum_d dO * O - dLSE`, (H, total_q).
+    pub fn run(&self) -> Vec<f32> {
+        let mut delta = vec![0.0; self.lse2.len()];
+        let tiles = work::query_tiles(self.problem.shape, &self.problem.sequences);
+        let writer = CellWriter::new(&mut delta);
+        self.attention.for_each(&tiles, |scratch, tile| self.query_tile(scratch, tile, &writer));
+        let tiles = work::key_tiles(self.problem.shape, &self.problem.sequences);
+        self.attention.for_each(&tiles, |scratch, tile| self.key_tile(scratch, tile, &delta));
+        delta
+    }
+
+    /// Row sums and dQ of one tile.
+    fn query_tile(&self, scratch: &mut Scratch, tile: &QueryTile, delta: &CellWriter<'_>) {
+        self.load_query_gradients(scratch, tile, delta);
+        scratch.out_a.as_mut().fill(0.0);
+        if tile.indices().1 > 0 && tile.keys.0 < tile.keys.1 {
+            self.attend_queries(scratch, tile);
+        }
+        for lane in 0..tile.lanes() {
+            let out = scratch.out_a.as_slice();
+            let scale = self.problem.scale();
+            // SAFETY: each row belongs to one tile, each tile to one thread.
+            unsafe { store_lane(&self.dq, tile.row(lane), out, lane, scale, &mut scratch.row) }
+        }
+    }
+
+    fn attend_queries(&self, scratch: &mut Scratch, tile: &QueryTile) {
+        let scores = self.attention.score_scale(self.problem);
+        load_queries(scratch, tile, &self.inputs.q, scores.factor);
+        let lanes = tile.indices();
+        if let Some(programs) = self.attention.listed() {
+            work::list_keys(programs, tile.g, lanes, tile.keys, &mut scratch.list);
+        }
+        let source =
+            Source { a: self.inputs.k, b: self.inputs.v, token: tile.sequence.k_start, head: tile.g };
+        let range = ItemRange {
+            g: tile.g,
+            lanes,
+            rows: tile.keys,
+            row_base: 0,
+            lane_count: tile.lanes(),
+            heads: 1,
+            softcap2: scores.softcap2,
+        };
+        let mut item = scratch.item(self.attention.micro(), range, &source);
+        // SAFETY: the item points into this thread's scratch memory and into K and V, whose shapes were checked to hold
+        // the sequence's keys.
+        unsafe { self.attention.kernels().run(Kernel::BackwardQuery, &mut item) }
+    }
+
+    /// dO and the statistics of a query tile, by lane; uses the accumulator for O.
+    fn load_query_gradients(&self, scratch: &mut Scratch, tile: &QueryTile, delta: &CellWriter<'_>) {
+        let total_q = self.problem.sequences.total_q();
+        if tile.lanes() < LANES {
+            scratch.lanes_b.as_mut().fill(0.0);
+            scratch.out_a.as_mut().fill(0.0);
+            scratch.lse2.as_mut().fill(f32::INFINITY);
+        }
+        scratch.alpha.as_mut().fill(1.0);
+        for lane in 0..tile.lanes() {
+            let (token, head) = tile.row(lane);
+            read_row(&self.d_o, token, head, &mut scratch.row);
+            write_lane(scratch.lanes_b.as_mut(), lane, &scratch.row, 1.0);
+            read_row(&self.o, token, head, &mut scratch.row);
+            write_lane(scratch.out_a.as_mut(), lane, &scratch.row, 1.0);
+            scratch.lse2.as_mut()[lane] = self.lse2[head * total_q + token];
+        }
+        let depth = scratch.row.len();
+        let (o, d_o) = (scratch.out_a.as_slice().as_ptr(), scratch.lanes_b.as_slice().as_ptr());
+        let sums = scratch.delta.as_mut();
+        // SAFETY: both tiles are D x LANES, `sums` has LANES elements; the instruction set was found on this machine.
+        unsafe {
+            let strips = tile.lanes().div_ceil(STRIP);
+            (self.attention.micro().lane_dots)(o, d_o, depth, strips, sums.as_mut_ptr());
+        }
+        for (lane, sum) in sums[..tile.lanes()].iter_mut().enumerate() {
+            let (token, head) = tile.row(lane);
+            *sum -= self.d_lse.map_or(0.0, |d_lse| d_lse[head * total_q + token]);
+            // SAFETY: each row belongs to one tile, each tile to one thread.
+            unsafe { delta.write(head * total_q + token, *sum) }
+        }
+    }
+
+    /// dK and dV of one tile.
+    fn key_tile(&self, scratch: &mut Scratch, tile: &KeyTile, delta: &[f32]) {
+        scratch.out_a.as_mut().fill(0.0);
+        scratch.out_b.as_mut().fill(0.0);
+        let queries = self.queries_of(tile);
+        if queries.0 < queries.1 {
+            self.attend_keys(scratch, tile, queries, delta);
+        }
+        for key in tile.keys.0..tile.keys.1 {
+            let at = (tile.sequence.k_start + key, tile.g);
+            let lane = key - tile.keys.0;
+            // SAFETY: each key belongs to one tile, each tile to one thread.
+            unsafe {
+                let scale = self.problem.scale();
+                store_lane(&self.dk, at, scratch.out_a.as_slice(), lane, scale, &mut scratch.row);
+                store_lane(&self.dv, at, scratch.out_b.as_slice(), lane, 1.0, &mut scratch.row);
+            }
+        }
+    }
+
+    /// Indices of the queries that come at or after the first key of a tile.
+    fn queries_of(&self, tile: &KeyTile) -> (i64, i64) {
+        let sequence = tile.sequence;
+        let end = sequence.q_offset + sequence.q_len as i64;
+        (sequence.q_offset.max(tile.keys.0 as i64), end)
+    }
+
+    fn attend_keys(&self, scratch: &mut Scratch, tile: &KeyTile, queries: (i64, i64), delta: &[f32]) {
+        let shape = self.problem.shape;
+        let total_q = self.problem.sequences.total_q();
+        let scores = self.attention.score_scale(self.problem);
+        let keys = (tile.keys.0 as i64, tile.keys.1 as i64);
+        self.load_keys(scratch, tile, scores.factor);
+        if let Some(programs) = self.attention.listed() {
+            work::list_queries(programs, tile.g, keys, queries, &mut scratch.list);
+        }
+        let before = (queries.0 - tile.sequence.q_offset) as usize;
+        let token = tile.sequence.q_start + before;
+        let head = tile.g * shape.group();
+        let source = Source { a: self.inputs.q, b: self.d_o, token, head };
+        let range = ItemRange {
+            g: tile.g,
+            lanes: keys,
+            rows: queries,
+            row_base: queries.0,
+            lane_count: tile.keys.1 - tile.keys.0,
+            heads: shape.group(),
+            softcap2: scores.softcap2,
+        };
+        let mut item = scratch.item(self.attention.micro(), range, &source);
+        let first_row = head * total_q + token;
+        item.lse2 = self.lse2[first_row..].as_ptr();
+        item.delta = delta[first_row..].as_ptr();
+        item.stat_head = total_q as i64;
+        // SAFETY: the item points into this thread's scratch memory, into Q and dO, whose shapes were checked to hold the
+        // sequence's queries, and into statistics of the same rows.
+        unsafe { self.attention.kernels().run(Kernel::BackwardKeyValue, &mut item) }
+    }
+
+    /// K and V of a key tile, by lane.
+    fn load_keys(&self, scratch: &mut Scratch, tile: &KeyTile, factor: f32) {
+        if tile.keys.1 - tile.keys.0 < LANES {
+            scratch.lanes_a.as_mut().fill(0.0);
+            scratch.lanes_b.as_mut().fill(0.0);
+            scratch.lane_index.0.fill(i32::MAX);
+        }
+        scratch.alpha.as_mut().fill(1.0);
+        for key in tile.keys.0..tile.keys.1 {
+            let lane = key - tile.keys.0;
+            let token = tile.sequence.k_start + key;
+            read_row(&self.inputs.k, token, tile.g, &mut scratch.row);
+            write_lane(scratch.lanes_a.as_mut(), lane, &scratch.row, factor);
+            read_row(&self.inputs.v, token, tile.g, &mut scratch.row);
+            write_lane(scratch.lanes_b.as_mut(), lane, &scratch.row, 1.0);
+            scratch.lane_index.0[lane] = key as i32;
+        }
+    }
+}

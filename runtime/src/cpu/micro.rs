@@ -1,0 +1,285 @@
+//! The micro-kernels, written once over [`Vector`]: tile products, online softmax, gradient of the scores.
+//!
+//! All are `inline(always)`: each instruction set wraps them in functions that enable it (`table.rs`).
+
+use longgen_codegen::cpu::abi::{Item, LANES, STRIP};
+use longgen_codegen::cpu::approx::{EXP2, ROUND, TANH, TANH_LIMIT};
+
+use super::vector::Vector;
+
+const LOG2_E: f32 = std::f32::consts::LOG2_E;
+
+/// Operands of a tile product, as in [`longgen_codegen::cpu::abi::ProductFn`].
+#[derive(Clone, Copy)]
+pub struct Product {
+    pub a: *const f32,
+    pub stride: usize,
+    pub b: *const f32,
+    pub c: *mut f32,
+    pub rows: usize,
+    pub depth: usize,
+    pub alpha: *const f32,
+}
+
+/// How A is read and whether zero weights hide it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// `A(r, k) = a[r * stride + k]`
+    Rows,
+    /// `A(r, k) = a[k * stride + r]`
+    Columns,
+    /// As `Columns`; where B is 0 the product is 0 whatever A holds.
+    ColumnsMasked,
+}
+
+const ROWS: u8 = 0;
+const COLUMNS: u8 = 1;
+const COLUMNS_MASKED: u8 = 2;
+
+impl Product {
+    /// The same product on the lanes from `lane` on.
+    #[inline(always)]
+    unsafe fn at_lane(self, lane: usize) -> Product {
+        // SAFETY: the caller names a lane of the tile.
+        unsafe {
+            let alpha = if self.alpha.is_null() { self.alpha } else { self.alpha.add(lane) };
+            Product { b: self.b.add(lane), c: self.c.add(lane), alpha, ..self }
+        }
+    }
+}
+
+/// The product over `V::WIDTH * N` lanes, in register blocks of `R` rows.
+///
+/// # Safety
+/// As [`longgen_codegen::cpu::abi::ProductFn`]: every operand lies within its tile.
+#[inline(always)]
+pub unsafe fn panel<V: Vector, const R: usize, const N: usize>(product: Product, lane: usize, form: Form) {
+    // SAFETY: forwarded to the caller of this function.
+    unsafe {
+        let product = product.at_lane(lane);
+        match form {
+            Form::Rows => blocks::<V, R, N, ROWS>(product),
+            Form::Columns => blocks::<V, R, N, COLUMNS>(product),
+            Form::ColumnsMasked => blocks::<V, 2, N, COLUMNS_MASKED>(product),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn blocks<V: Vector, const R: usize, const N: usize, const FORM: u8>(product: Product) {
+    let mut r = 0;
+    // SAFETY: only rows below `product.rows` are touched.
+    unsafe {
+        while r + R <= product.rows {
+            block::<V, R, N, FORM>(product, r);
+            r += R;
+        }
+        while r + 4 <= product.rows {
+            block::<V, 4, N, FORM>(product, r);
+            r += 4;
+        }
+        while r + 2 <= product.rows {
+            block::<V, 2, N, FORM>(product, r);
+            r += 2;
+        }
+        if r < product.rows {
+            block::<V, 1, N, FORM>(product, r);
+        }
+    }
+}
+
+/// Rows `first..first + R` of a product.
+#[inline(always)]
+unsafe fn block<V: Vector, const R: usize, const N: usize, const FORM: u8>(product: Product, first: usize) {
+    // SAFETY: rows, depth and lanes are those of the product, which the caller vouches for.
+    unsafe {
+        let Product { stride, b, depth, .. } = product;
+        let a = if FORM == ROWS { product.a.add(first * stride) } else { product.a.add(first) };
+        let mut sum = [[V::splat(0.0); N]; R];
+        for k in 0..depth {
+            let weights: [V; N] = std::array::from_fn(|n| V::load(b.add(k * LANES + n * V::WIDTH)));
+            for (r, sum) in sum.iter_mut().enumerate() {
+                let at = if FORM == ROWS { r * stride + k } else { k * stride + r };
+                let factor = V::splat(*a.add(at));
+                for (sum, &weight) in sum.iter_mut().zip(&weights) {
+                    *sum = if FORM == COLUMNS_MASKED {
+                        sum.add(factor.mul(weight).where_nonzero(weight))
+                    } else {
+                        factor.mul_add(weight, *sum)
+                    };
+                }
+            }
+        }
+        for (r, sum) in sum.iter().enumerate() {
+            for (n, &sum) in sum.iter().enumerate() {
+                let c = product.c.add((first + r) * LANES + n * V::WIDTH);
+                if product.alpha.is_null() {
+                    sum.store(c);
+                } else {
+                    V::load(c).mul_add(V::load(product.alpha.add(n * V::WIDTH)), sum).store(c);
+                }
+            }
+        }
+    }
+}
+
+/// `2^x` for `x` up to 127; 0 below -126.5, NaN for NaN. Relative error below 2e-7.
+///
+/// # Safety
+/// As every method of [`Vector`].
+#[inline(always)]
+pub unsafe fn exp2<V: Vector>(x: V) -> V {
+    // SAFETY: the caller may use the instructions of `V`.
+    unsafe {
+        let x = V::splat(-127.0).max(x);
+        let shifted = x.add(V::splat(ROUND));
+        let fraction = x.sub(shifted.sub(V::splat(ROUND)));
+        let mut value = V::splat(EXP2[0]);
+        for &coefficient in &EXP2[1..] {
+            value = value.mul_add(fraction, V::splat(coefficient));
+        }
+        value.mul(shifted.power_of_two())
+    }
+}
+
+/// `tanh x`; relative error below 5e-7.
+#[inline(always)]
+unsafe fn tanh<V: Vector>(x: V) -> V {
+    // SAFETY: the caller may use the instructions of `V`.
+    unsafe {
+        let zero = V::splat(0.0);
+        let one = V::splat(1.0);
+        let square = x.mul(x);
+        let mut small = V::splat(TANH[0]);
+        for &coefficient in &TANH[1..] {
+            small = small.mul_add(square, V::splat(coefficient));
+        }
+        let small = small.mul(x);
+        let negated = zero.sub(x);
+        let magnitude = x.less_select(zero, negated, x);
+        let decay = exp2(magnitude.mul(V::splat(-2.0 * LOG2_E)));
+        let large = one.sub(decay).div(one.add(decay));
+        let large = x.less_select(zero, zero.sub(large), large);
+        magnitude.less_select(V::splat(TANH_LIMIT), small, large)
+    }
+}
+
+/// A score that is bounded by the softcap, in base 2, and the slope of the bound there; -inf stays -inf.
+#[inline(always)]
+unsafe fn capped<V: Vector>(score: V, softcap2: f32) -> (V, V) {
+    // SAFETY: the caller may use the instructions of `V`.
+    unsafe {
+        if softcap2 == 0.0 {
+            return (score, V::splat(1.0));
+        }
+        let t = tanh(score);
+        let slope = V::splat(1.0).sub(t.mul(t));
+        let bounded = t.mul(V::splat(softcap2));
+        (score.less_select(V::splat(f32::MIN), score, bounded), slope)
+    }
+}
+
+/// One step of the online softmax.
+///
+/// # Safety
+/// As [`longgen_codegen::cpu::abi::SoftmaxFn`].
+#[inline(always)]
+pub unsafe fn softmax<V: Vector>(scores: *mut f32, rows: usize, strips: usize, item: &Item) {
+    for lane in (0..strips * STRIP).step_by(V::WIDTH) {
+        // SAFETY: lanes in use lie within the tile and the state, rows within the tile.
+        unsafe { softmax_column::<V>(scores.add(lane), rows, lane, item) }
+    }
+}
+
+/// The softmax of `V::WIDTH` lanes.
+#[inline(always)]
+unsafe fn softmax_column<V: Vector>(scores: *mut f32, rows: usize, lane: usize, item: &Item) {
+    // SAFETY: as `softmax`.
+    unsafe {
+        let at = |row: usize| scores.add(row * LANES);
+        let before = V::load(item.max.add(lane));
+        // Four chains hide the latency of a maximum and of an addition.
+        let mut largest = [before; 4];
+        for row in 0..rows {
+            let mut score = V::load(at(row));
+            if item.softcap2 != 0.0 {
+                score = capped(score, item.softcap2).0;
+                score.store(at(row));
+            }
+            largest[row % 4] = largest[row % 4].max(score);
+        }
+        let largest = largest[0].max(largest[1]).max(largest[2].max(largest[3]));
+        // A lane that has seen nothing yet: subtract 0, so that exp2(-inf) gives 0 and not NaN.
+        let shift = largest.less_select(V::splat(f32::MIN), V::splat(0.0), largest);
+        let mut sum = [V::splat(0.0); 4];
+        for row in 0..rows {
+            let p = exp2(V::load(at(row)).sub(shift));
+            p.store(at(row));
+            sum[row % 4] = sum[row % 4].add(p);
+        }
+        let sum = sum[0].add(sum[1]).add(sum[2].add(sum[3]));
+        let alpha = exp2(before.sub(shift));
+        V::load(item.sum.add(lane)).mul_add(alpha, sum).store(item.sum.add(lane));
+        alpha.store(item.alpha.add(lane));
+        largest.store(item.max.add(lane));
+    }
+}
+
+/// Scores and dP become P and dS. With `KEY_LANES`, statistics belong to rows and P is kept; else they belong to lanes
+/// and dS replaces the scores.
+///
+/// # Safety
+/// As [`longgen_codegen::cpu::abi::GradientFn`].
+#[inline(always)]
+pub unsafe fn gradient<V: Vector, const KEY_LANES: bool>(
+    scores: *mut f32,
+    dp: *mut f32,
+    rows: usize,
+    strips: usize,
+    softcap2: f32,
+    lse2: *const f32,
+    delta: *const f32,
+) {
+    for lane in (0..strips * STRIP).step_by(V::WIDTH) {
+        for row in 0..rows {
+            // SAFETY: lanes in use and rows lie within the tiles; statistics cover rows or lanes.
+            unsafe {
+                let statistic = |from: *const f32| {
+                    if KEY_LANES { V::splat(*from.add(row)) } else { V::load(from.add(lane)) }
+                };
+                let at = row * LANES + lane;
+                let (score, slope) = capped(V::load(scores.add(at)), softcap2);
+                let p = exp2(score.sub(statistic(lse2)));
+                let ds = p.mul(V::load(dp.add(at)).sub(statistic(delta))).mul(slope);
+                // A hidden pair has P = 0 and no gradient, whatever dP holds there.
+                let ds = ds.where_nonzero(p);
+                if KEY_LANES {
+                    p.store(scores.add(at));
+                    ds.store(dp.add(at));
+                } else {
+                    ds.store(scores.add(at));
+                }
+            }
+        }
+    }
+}
+
+/// `out[l] = sum_d x[d][l] * y[d][l]` over the lanes in use, summed in the order of a rows product: where O is V, the
+/// gradient of the scores then cancels exactly.
+///
+/// # Safety
+/// `x` and `y` are tiles of `depth` x LANES, `out` has LANES elements.
+#[inline(always)]
+pub unsafe fn lane_dots<V: Vector>(x: *const f32, y: *const f32, depth: usize, strips: usize, out: *mut f32) {
+    for lane in (0..strips * STRIP).step_by(V::WIDTH) {
+        // SAFETY: the lanes in use lie within the tiles and `out`.
+        unsafe {
+            let mut sum = V::splat(0.0);
+            for d in 0..depth {
+                let at = d * LANES + lane;
+                sum = V::load(x.add(at)).mul_add(V::load(y.add(at)), sum);
+            }
+            sum.store(out.add(lane));
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! Attention on the CPU: generated kernels over host tensors, on all cores.
+//!
+//! A [`CpuAttention`] is compiled once for a mask and a head dimension; lengths, batch, heads, offsets, element type and
+//! the scalars of the softmax are arguments of each call. Nothing of size length x length exists: a thread holds a few
+//! tiles, a call holds its outputs and, for the backward, two numbers per query row.
+
+mod backward;
+mod call;
+mod forward;
+mod micro;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod rows;
+mod scratch;
+mod shared;
+mod table;
+mod vector;
+mod work;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use std::f32::consts::LOG2_E;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use longgen_codegen::cpu::CpuError;
+use longgen_codegen::ir::{MaskIr, Programs};
+use rayon::ThreadPool;
+use thiserror::Error;
+
+use crate::problem::{AttentionProblem, DType, ProblemError};
+use crate::tensor::{HostTensor, TensorShape, TensorView};
+
+use backward::{Backward, base_2, sink_gradient};
+use call::Kernels;
+use forward::Forward;
+use scratch::Scratch;
+use shared::{CellWriter, RowWriter};
+
+pub use table::Isa;
+use table::MicroKernels;
+
+/// What can go wrong with attention on the CPU.
+#[derive(Debug, Error)]
+pub enum CpuAttentionError {
+    /// The kernels could not be made.
+    #[error(transparent)]
+    Compile(#[from] CpuError),
+    /// The problem or its tensors do not fit together.
+    #[error(transparent)]
+    Problem(#[from] ProblemError),
+    /// An instruction set this machine lacks was asked for.
+    #[error("this machine has no {isa}")]
+    Isa {
+        /// The instruction set.
+        isa: Isa,
+    },
+    /// Decoding takes one new token of each sequence.
+    #[error("sequence {sequence} has {queries} query tokens: decoding takes at most one of each sequence")]
+    NotDecoding {
+        /// Which sequence.
+        sequence: usize,
+        /// Its query tokens.
+        queries: usize,
+    },
+}
+
+/// Inputs of a call. Q is (total_q, H, D), K and V are (total_k, G, D), all of one element type.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuInputs<'a> {
+    /// Queries.
+    pub q: TensorView<'a>,
+    /// Keys.
+    pub k: TensorView<'a>,
+    /// Values.
+    pub v: TensorView<'a>,
+    /// One logit per query head that joins the denominator only, (H).
+    pub sink_logit: Option<&'a [f32]>,
+}
+
+/// Results of the forward.
+#[derive(Clone, Debug)]
+pub struct CpuOutput {
+    /// (total_q, H, D), of the inputs' element type; 0 where a row sees no key.
+    pub o: HostTensor,
+    /// Natural log-sum-exp, (H, total_q); -inf where a row sees no key and there is no sink logit.
+    pub lse: Vec<f32>,
+}
+
+/// Incoming gradients of the backward, and the forward's results.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuGradientInputs<'a> {
+    /// (total_q, H, D).
+    pub o: TensorView<'a>,
+    /// (H, total_q).
+    pub lse: &'a [f32],
+    /// Gradient of O, (total_q, H, D).
+    pub d_o: TensorView<'a>,
+    /// Gradient of the log-sum-exp, (H, total_q).
+    pub d_lse: Option<&'a [f32]>,
+}
+
+/// Results of the backward, of the inputs' element type.
+#[derive(Clone, Debug)]
+pub struct CpuGradients {
+    /// (total_q, H, D).
+    pub dq: HostTensor,
+    /// (total_k, G, D), summed over the query heads of a group.
+    pub dk: HostTensor,
+    /// (total_k, G, D), summed over the query heads of a group.
+    pub dv: HostTensor,
+    /// (H), when there is a sink logit.
+    pub d_sink: Option<Vec<f32>>,
+}
+
+/// Attention with one mask and one head dimension, compiled for this machine.
+#[derive(Debug)]
+pub struct CpuAttention {
+    kernels: Kernels,
+    micro: MicroKernels,
+    isa: Isa,
+    head_dim: usize,
+    /// The element test of a mask without closed forms.
+    listed: Option<Programs>,
+    pool: Option<Arc<ThreadPool>>,
+}
+
+/// Factors of the scores in base 2.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ScoreScale {
+    /// On Q or K.
+    pub factor: f32,
+    /// Softcap times log2(e), or 0; the factor then divides by the softcap.
+    pub softcap2: f32,
+}
+
+impl CpuAttention {
+    /// Compiles the kernels of a mask for the best instruction set of this machine.
+    ///
+    /// # Errors
+    /// A head dimension that is no multiple of 8 up to 256, or a machine Cranelift does not know.
+    pub fn new(ir: &MaskIr, head_dim: usize) -> Result<CpuAttention, CpuAttentionError> {
+        CpuAttention::with_isa(ir, head_dim, Isa::available()[0])
+    }
+
+    /// Compiles the kernels of a mask for a chosen instruction set.
+    ///
+    /// # Errors
+    /// As [`CpuAttention::new`]; an instruction set this machine lacks.
+    pub fn with_isa(ir: &MaskIr, head_dim: usize, isa: Isa) -> Result<CpuAttention, CpuAttentionError> {
+        let micro = MicroKernels::new(isa).ok_or(CpuAttentionError::Isa { isa })?;
+        let kernels = Kernels::new(ir, head_dim)?;
+        let listed = (!ir.is_closed_form()).then(|| Programs::new(ir));
+        Ok(CpuAttention { kernels, micro, isa, head_dim, listed, pool: None })
+    }
+
+    /// Runs on this pool in place of rayon's global one.
+    pub fn on_pool(mut self, pool: Arc<ThreadPool>) -> CpuAttention {
+        self.pool = Some(pool);
+        self
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Attention of every query row over the keys it sees.
+    ///
+    /// # Errors
+    /// Tensors that do not fit the problem.
+    pub fn forward(
+        &self,
+        problem: &AttentionProblem,
+        inputs: CpuInputs<'_>,
+    ) -> Result<CpuOutput, CpuAttentionError> {
+        let mut output = CpuOutput {
+            o: HostTensor::zeros(inputs.q.dtype(), q_shape(problem)),
+            lse: vec![0.0; problem.lse_elements()],
+        };
+        self.forward_into(problem, inputs, &mut output)?;
+        Ok(output)
+    }
+
+    /// As [`CpuAttention::forward`], into memory that is already there; every element is overwritten.
+    ///
+    /// # Errors
+    /// Tensors that do not fit the problem.
+    pub fn forward_into(
+        &self,
+        problem: &AttentionProblem,
+        inputs: CpuInputs<'_>,
+        output: &mut CpuOutput,
+    ) -> Result<(), CpuAttentionError> {
+        self.check(problem, &inputs)?;
+        output.o.view().expect("o", q_shape(problem), inputs.q.dtype())?;
+        check_len("lse", output.lse.len(), problem.lse_elements())?;
+        let shape = problem.shape;
+        let o = RowWriter::new(output.o.elements_mut(), shape.heads(), shape.head_dim());
+        let lse = CellWriter::new(&mut output.lse);
+        Forward { attention: self, problem, inputs, o, lse }.run();
+        Ok(())
+    }
+
+    /// Attention of one new token of each sequence; the keys are split among the threads.
+    ///
+    /// # Errors
+    /// A sequence with more than one query token; tensors that do not fit the problem.
+    pub fn decode(
+        &self,
+        problem: &AttentionProblem,
+        inputs: CpuInputs<'_>,
+    ) -> Result<CpuOutput, CpuAttentionError> {
+        let several = problem.sequences.iter().position(|sequence| sequence.q_len > 1);
+        if let Some(sequence) = several {
+            let queries = problem.sequences.iter().map(|s| s.q_len).nth(sequence).unwrap_or(0);
+            return Err(CpuAttentionError::NotDecoding { sequence, queries });
+        }
+        self.forward(problem, inputs)
+    }
+
+    /// Gradients of the inputs. Deterministic: the same for any number of threads.
+    ///
+    /// # Errors
+    /// Tensors that do not fit the problem.
+    pub fn backward(
+        &self,
+        problem: &AttentionProblem,
+        inputs: CpuInputs<'_>,
+        gradient: CpuGradientInputs<'_>,
+    ) -> Result<CpuGradients, CpuAttentionError> {
+        self.check(problem, &inputs)?;
+        let dtype = inputs.q.dtype();
+        gradient.o.expect("o", q_shape(problem), dtype)?;
+        gradient.d_o.expect("d_o", q_shape(problem), dtype)?;
+        check_len("lse", gradient.lse.len(), problem.lse_elements())?;
+        if let Some(d_lse) = gradient.d_lse {
+            check_len("d_lse", d_lse.len(), problem.lse_elements())?;
+        }
+        let CpuGradientInputs { o, lse, d_o, d_lse } = gradient;
+        let lse2 = base_2(lse);
+        let mut gradients = CpuGradients {
+            dq: HostTensor::zeros(dtype, q_shape(problem)),
+            dk: HostTensor::zeros(dtype, k_shape(problem)),
+            dv: HostTensor::zeros(dtype, k_shape(problem)),
+            d_sink: None,
+        };
+        let (heads, kv_heads) = (problem.shape.heads(), problem.shape.kv_heads());
+        let delta = Backward {
+            attention: self,
+            problem,
+            inputs,
+            o,
+            d_o,
+            lse2: &lse2,
+            d_lse,
+            dq: RowWriter::new(gradients.dq.elements_mut(), heads, self.head_dim),
+            dk: RowWriter::new(gradients.dk.elements_mut(), kv_heads, self.head_dim),
+            dv: RowWriter::new(gradients.dv.elements_mut(), kv_heads, self.head_dim),
+        }
+        .run();
+        let total_q = problem.sequences.total_q();
+        gradients.d_sink = inputs.sink_logit.map(|logit| sink_gradient(logit, &lse2, &delta, total_q));
+        Ok(gradients)
+    }
+
+    fn check(&self, problem: &AttentionProblem, inputs: &CpuInputs<'_>) -> Result<(), ProblemError> {
+        if problem.shape.head_dim() != self.head_dim {
+            return Err(ProblemError::HeadDim {
+                head_dim: problem.shape.head_dim(),
+                allowed: "these kernels were compiled for another one",
+            });
+        }
+        let dtype: DType = inputs.q.dtype();
+        inputs.q.expect("q", q_shape(problem), dtype)?;
+        inputs.k.expect("k", k_shape(problem), dtype)?;
+        inputs.v.expect("v", k_shape(problem), dtype)?;
+        if let Some(logit) = inputs.sink_logit {
+            check_len("sink_logit", logit.len(), problem.shape.heads())?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn micro(&self) -> &MicroKernels {
+        &self.micro
+    }
+
+    pub(crate) fn kernels(&self) -> &Kernels {
+        &self.kernels
+    }
+
+    pub(crate) fn listed(&self) -> Option<&Programs> {
+        self.listed.as_ref()
+    }
+
+    pub(crate) fn score_scale(&self, problem: &AttentionProblem) -> ScoreScale {
+        match problem.softcap() {
+            None => ScoreScale { factor: problem.scale() * LOG2_E, softcap2: 0.0 },
+            Some(cap) => ScoreScale { factor: problem.scale() / cap, softcap2: cap * LOG2_E },
+        }
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        self.pool.as_ref().map_or_else(rayon::current_num_threads, |pool| pool.current_num_threads())
+    }
+
+    fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        match &self.pool {
+            Some(pool) => pool.install(work),
+            None => work(),
+        }
+    }
+
+    /// Does every item, in order of the list, each thread taking the next one when it is free.
+    pub(crate) fn for_each<T: Sync>(&self, items: &[T], work: impl Fn(&mut Scratch, &T) + Sync) {
+        let next = AtomicUsize::new(0);
+        let worker = || {
+            let mut scratch = None;
+            while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+                work(scratch.get_or_insert_with(|| Scratch::new(self.head_dim)), item);
+            }
+        };
+        self.install(|| rayon::broadcast(|_| worker()));
+    }
+}
+
+fn q_shape(problem: &AttentionProblem) -> TensorShape {
+    TensorShape {
+        tokens: problem.sequences.total_q(),
+        heads: problem.shape.heads(),
+        head_dim: problem.shape.head_dim(),
+    }
+}
+
+fn k_shape(problem: &AttentionProblem) -> TensorShape {
+    TensorShape {
+        tokens: problem.sequences.total_k(),
+        heads: problem.shape.kv_heads(),
+        head_dim: problem.shape.head_dim(),
+    }
+}
+
+fn check_len(name: &'static str, found: usize, expected: usize) -> Result<(), ProblemError> {
+    if found != expected {
+        return Err(ProblemError::Shape {
+            name,
+            found: format!("[{found}]"),
+            expected: format!("[{expected}]"),
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,234 @@
+//! The micro-kernels of each instruction set, and the choice among them.
+
+use longgen_codegen::cpu::abi::{GradientFn, Item, ProductFn, STRIP, SoftmaxFn};
+
+use super::micro::{self, Form, Product};
+use super::vector::{Portable, Vector};
+
+/// An instruction set that tile products are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Isa {
+    /// 512-bit vectors of x86-64.
+    Avx512,
+    /// 256-bit vectors of x86-64 with fused multiply-add.
+    Avx2,
+    /// 128-bit vectors of AArch64.
+    Neon,
+    /// Plain Rust.
+    Portable,
+}
+
+impl Isa {
+    /// Every instruction set this machine has, best first; never empty.
+    pub fn available() -> Vec<Isa> {
+        let mut found = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            let has_avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            if has_avx2 && is_x86_feature_detected!("avx512f") {
+                found.push(Isa::Avx512);
+            }
+            if has_avx2 {
+                found.push(Isa::Avx2);
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        found.push(Isa::Neon);
+        found.push(Isa::Portable);
+        found
+    }
+
+    /// The name used in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Avx512 => "avx512",
+            Isa::Avx2 => "avx2",
+            Isa::Neon => "neon",
+            Isa::Portable => "portable",
+        }
+    }
+}
+
+impl std::fmt::Display for Isa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The functions a work item is given.
+#[derive(Clone, Copy, Debug)]
+pub struct MicroKernels {
+    pub rows: ProductFn,
+    pub columns: ProductFn,
+    pub columns_masked: ProductFn,
+    pub softmax: SoftmaxFn,
+    pub gradient_query_lanes: GradientFn,
+    pub gradient_key_lanes: GradientFn,
+    /// [`micro::lane_dots`]
+    pub lane_dots: unsafe fn(*const f32, *const f32, usize, usize, *mut f32),
+}
+
+impl MicroKernels {
+    /// The micro-kernels of an instruction set, or `None` where this machine lacks it.
+    pub fn new(isa: Isa) -> Option<MicroKernels> {
+        if !Isa::available().contains(&isa) {
+            return None;
+        }
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => Some(avx512::TABLE),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Some(avx2::TABLE),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => Some(neon::TABLE),
+            Isa::Portable => Some(portable::TABLE),
+            #[allow(unreachable_patterns)]
+            _ => None,
+        }
+    }
+}
+
+/// Whether all of `depth` rows of `width` elements are finite.
+#[inline(always)]
+unsafe fn all_finite(a: *const f32, stride: usize, width: usize, depth: usize) -> bool {
+    let mut poisoned = false;
+    for k in 0..depth {
+        // SAFETY: the caller's operand has these rows.
+        let row = unsafe { std::slice::from_raw_parts(a.add(k * stride), width) };
+        poisoned |= row.iter().fold(false, |any, x| any | !x.is_finite());
+    }
+    !poisoned
+}
+
+/// Wraps the generic micro-kernels in functions that enable an instruction set.
+macro_rules! micro_kernels {
+    ($module:ident, $vector:ty, $(#[$enable:meta])?, |$product:ident, $strips:ident, $form:ident| $panels:block) => {
+        mod $module {
+            use super::*;
+
+            pub const TABLE: MicroKernels = MicroKernels {
+                rows,
+                columns,
+                columns_masked,
+                softmax,
+                gradient_query_lanes,
+                gradient_key_lanes,
+                lane_dots,
+            };
+
+            #[inline]
+            $(#[$enable])?
+            unsafe fn product($product: Product, $strips: usize, $form: Form) {
+                // SAFETY: the operands are those of a generated kernel; lanes stay below `strips` strips.
+                unsafe { $panels }
+            }
+
+            $(#[$enable])?
+            unsafe extern "C" fn rows(
+                a: *const f32, stride: i64, b: *const f32, c: *mut f32,
+                rows: i64, depth: i64, strips: i64, alpha: *const f32,
+            ) {
+                let (stride, rows, depth) = (stride as usize, rows as usize, depth as usize);
+                // SAFETY: the contract of `ProductFn`.
+                unsafe { product(Product { a, stride, b, c, rows, depth, alpha }, strips as usize, Form::Rows) }
+            }
+
+            $(#[$enable])?
+            unsafe extern "C" fn columns(
+                a: *const f32, stride: i64, b: *const f32, c: *mut f32,
+                rows: i64, depth: i64, strips: i64, alpha: *const f32,
+            ) {
+                let (stride, rows, depth) = (stride as usize, rows as usize, depth as usize);
+                // SAFETY: the contract of `ProductFn`.
+                unsafe { product(Product { a, stride, b, c, rows, depth, alpha }, strips as usize, Form::Columns) }
+            }
+
+            $(#[$enable])?
+            unsafe extern "C" fn columns_masked(
+                a: *const f32, stride: i64, b: *const f32, c: *mut f32,
+                rows: i64, depth: i64, strips: i64, alpha: *const f32,
+            ) {
+                let (stride, rows, depth) = (stride as usize, rows as usize, depth as usize);
+                // SAFETY: the contract of `ProductFn`.
+                unsafe {
+                    let form = if all_finite(a, stride, rows, depth) { Form::Columns } else { Form::ColumnsMasked };
+                    product(Product { a, stride, b, c, rows, depth, alpha }, strips as usize, form)
+                }
+            }
+
+            $(#[$enable])?
+            unsafe extern "C" fn softmax(scores: *mut f32, rows: i64, strips: i64, item: *mut Item) {
+                // SAFETY: the contract of `SoftmaxFn`.
+                unsafe { micro::softmax::<$vector>(scores, rows as usize, strips as usize, &*item) }
+            }
+
+            $(#[$enable])?
+            unsafe fn lane_dots(x: *const f32, y: *const f32, depth: usize, strips: usize, out: *mut f32) {
+                // SAFETY: forwarded to the caller.
+                unsafe { micro::lane_dots::<$vector>(x, y, depth, strips, out) }
+            }
+
+            $(#[$enable])?
+            unsafe extern "C" fn gradient_query_lanes(
+                scores: *mut f32, dp: *mut f32, rows: i64, strips: i64,
+                item: *mut Item, lse2: *const f32, delta: *const f32,
+            ) {
+                // SAFETY: the contract of `GradientFn`.
+                unsafe {
+                    let softcap2 = (*item).softcap2;
+                    micro::gradient::<$vector, false>(
+                        scores, dp, rows as usize, strips as usize, softcap2, lse2, delta,
+                    )
+                }
+            }
+
+            $(#[$enable])?
+            unsafe extern "C" fn gradient_key_lanes(
+                scores: *mut f32, dp: *mut f32, rows: i64, strips: i64,
+                item: *mut Item, lse2: *const f32, delta: *const f32,
+            ) {
+                // SAFETY: the contract of `GradientFn`.
+                unsafe {
+                    let softcap2 = (*item).softcap2;
+                    micro::gradient::<$vector, true>(
+                        scores, dp, rows as usize, strips as usize, softcap2, lse2, delta,
+                    )
+                }
+            }
+        }
+    };
+}
+
+// Register blocks: 24 accumulators of the 32 registers, whatever the number of strips.
+#[cfg(target_arch = "x86_64")]
+micro_kernels!(avx512, crate::cpu::x86::Avx512, #[target_feature(enable = "avx512f,avx2,fma")], |p, strips, form| {
+    use crate::cpu::x86::Avx512;
+    match strips {
+        4 => micro::panel::<Avx512, 6, 4>(p, 0, form),
+        3 => micro::panel::<Avx512, 8, 3>(p, 0, form),
+        2 => micro::panel::<Avx512, 12, 2>(p, 0, form),
+        _ => micro::panel::<Avx512, 12, 1>(p, 0, form),
+    }
+});
+
+// 12 accumulators of the 16 registers.
+#[cfg(target_arch = "x86_64")]
+micro_kernels!(avx2, crate::cpu::x86::Avx2, #[target_feature(enable = "avx2,fma")], |p, strips, form| {
+    for strip in 0..strips {
+        micro::panel::<crate::cpu::x86::Avx2, 6, 2>(p, strip * STRIP, form)
+    }
+});
+
+// 24 accumulators of the 32 registers.
+#[cfg(target_arch = "aarch64")]
+micro_kernels!(neon, crate::cpu::neon::Neon, , |p, strips, form| {
+    for strip in 0..strips {
+        micro::panel::<crate::cpu::neon::Neon, 6, 4>(p, strip * STRIP, form)
+    }
+});
+
+micro_kernels!(portable, crate::cpu::vector::Portable, , |p, strips, form| {
+    for half in 0..2 * strips {
+        micro::panel::<Portable, 4, 2>(p, half * 2 * Portable::WIDTH, form)
+    }
+});

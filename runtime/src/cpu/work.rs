@@ -1,0 +1,194 @@
+//! Work items: tiles of queries and tiles of keys, longest first, and the runs of listed masks.
+
+use longgen_codegen::cpu::abi::{LANES, ListedRun};
+use longgen_codegen::ir::Programs;
+use longgen_codegen::plan::{Cover, cover};
+
+use crate::problem::{HeadShape, Sequence, Sequences};
+
+/// Fewer keys than this are not split among threads.
+const SHORTEST_SPLIT: i64 = 512;
+/// Work items wanted for each thread, so that unequal ones even out.
+const ITEMS_PER_THREAD: usize = 4;
+/// Pieces wanted for each thread where keys are split; a sparse mask leaves many of them empty.
+const PIECES_PER_THREAD: usize = 16;
+
+/// A tile of query rows: some tokens of one sequence and some query heads of one KV head.
+#[derive(Clone, Copy, Debug)]
+pub struct QueryTile {
+    /// The sequence.
+    pub sequence: Sequence,
+    /// KV head.
+    pub g: usize,
+    /// First query head.
+    pub head: usize,
+    /// Query heads; lane `l` is token `l / heads`, head `l % heads`.
+    pub heads: usize,
+    /// First token among the queries of the sequence.
+    pub t_begin: usize,
+    /// One past the last.
+    pub t_end: usize,
+    /// Keys to walk.
+    pub keys: (i64, i64),
+    /// Which tile this is, when keys are split: pieces of one tile share the number.
+    pub tile: usize,
+}
+
+impl QueryTile {
+    /// Lanes in use.
+    pub fn lanes(&self) -> usize {
+        (self.t_end - self.t_begin) * self.heads
+    }
+
+    /// Token in the packed tensor and query head of a lane.
+    pub fn row(&self, lane: usize) -> (usize, usize) {
+        (self.sequence.q_start + self.t_begin + lane / self.heads, self.head + lane % self.heads)
+    }
+
+    /// Index of a lane's token in its sequence.
+    pub fn index(&self, lane: usize) -> i64 {
+        self.sequence.q_offset + (self.t_begin + lane / self.heads) as i64
+    }
+
+    /// First and one past the last token index.
+    pub fn indices(&self) -> (i64, i64) {
+        (self.sequence.q_offset + self.t_begin as i64, self.sequence.q_offset + self.t_end as i64)
+    }
+}
+
+/// A tile of keys of one KV head.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyTile {
+    /// The sequence.
+    pub sequence: Sequence,
+    /// KV head.
+    pub g: usize,
+    /// Keys, as indices in the sequence.
+    pub keys: (usize, usize),
+}
+
+/// Every query tile, those with the most keys in sight first.
+///
+/// Tiles are aligned in token indices, so that block patterns fall on tile borders and no tile mixes negative indices,
+/// which see nothing, with others.
+pub fn query_tiles(shape: HeadShape, sequences: &Sequences) -> Vec<QueryTile> {
+    let heads = shape.group().min(LANES);
+    let tokens = LANES / heads;
+    let mut tiles = Vec::new();
+    for sequence in sequences.iter() {
+        for g in 0..shape.kv_heads() {
+            for head in (0..shape.group()).step_by(heads) {
+                let heads = heads.min(shape.group() - head);
+                let mut t_begin = 0;
+                while t_begin < sequence.q_len {
+                    let index = sequence.q_offset + t_begin as i64;
+                    let to_border = tokens - index.rem_euclid(tokens as i64) as usize;
+                    let t_end = (t_begin + to_border).min(sequence.q_len);
+                    let last = sequence.q_offset + t_end as i64;
+                    let keys = (0, last.clamp(0, sequence.k_len as i64));
+                    let head = g * shape.group() + head;
+                    let tile = tiles.len();
+                    tiles.push(QueryTile { sequence, g, head, heads, t_begin, t_end, keys, tile });
+                    t_begin = t_end;
+                }
+            }
+        }
+    }
+    tiles.sort_by_key(|tile| std::cmp::Reverse(tile.keys.1));
+    for (number, tile) in tiles.iter_mut().enumerate() {
+        tile.tile = number;
+    }
+    tiles
+}
+
+/// Pieces of the tiles where there are too few tiles to keep `threads` busy; else nothing is split.
+pub fn split_keys(tiles: &[QueryTile], threads: usize) -> Option<Vec<QueryTile>> {
+    if threads < 2 || tiles.is_empty() || tiles.len() >= threads * ITEMS_PER_THREAD {
+        return None;
+    }
+    let pieces_per_tile = (threads * PIECES_PER_THREAD).div_ceil(tiles.len()) as i64;
+    let mut pieces = Vec::new();
+    for &tile in tiles {
+        let (begin, end) = tile.keys;
+        let each = whole_tiles(((end - begin) / pieces_per_tile).max(SHORTEST_SPLIT));
+        let mut at = begin;
+        while at < end || at == begin {
+            let stop = (at + each).min(end);
+            pieces.push(QueryTile { keys: (at, stop), ..tile });
+            at = stop.max(at + 1);
+        }
+    }
+    // The newest keys are the likeliest to be seen.
+    pieces.sort_by_key(|piece| std::cmp::Reverse(piece.keys.1));
+    (pieces.len() > tiles.len()).then_some(pieces)
+}
+
+/// Every key tile, those with the most queries behind them first.
+pub fn key_tiles(shape: HeadShape, sequences: &Sequences) -> Vec<KeyTile> {
+    let mut tiles = Vec::new();
+    for sequence in sequences.iter() {
+        for g in 0..shape.kv_heads() {
+            for begin in (0..sequence.k_len).step_by(LANES) {
+                let keys = (begin, (begin + LANES).min(sequence.k_len));
+                tiles.push(KeyTile { sequence, g, keys });
+            }
+        }
+    }
+    tiles.sort_by_key(|tile| {
+        let queries = tile.sequence.q_offset + tile.sequence.q_len as i64 - tile.keys.0 as i64;
+        std::cmp::Reverse(queries)
+    });
+    tiles
+}
+
+/// The runs of keys in `keys` that queries of `queries` may see, for a mask without closed forms.
+pub fn list_keys(
+    programs: &Programs,
+    g: usize,
+    queries: (i64, i64),
+    keys: (i64, i64),
+    runs: &mut Vec<ListedRun>,
+) {
+    runs.clear();
+    list(keys, runs, &|begin, end| cover(programs, g as i64, queries, (begin, end)));
+}
+
+/// The runs of queries in `queries` that may see keys of `keys`.
+pub fn list_queries(
+    programs: &Programs,
+    g: usize,
+    keys: (i64, i64),
+    queries: (i64, i64),
+    runs: &mut Vec<ListedRun>,
+) {
+    runs.clear();
+    list(queries, runs, &|begin, end| cover(programs, g as i64, (begin, end), keys));
+}
+
+/// Tile after tile of the range; neighbours of one kind are joined.
+fn list((begin, end): (i64, i64), runs: &mut Vec<ListedRun>, cover: &dyn Fn(i64, i64) -> Cover) {
+    if begin >= end {
+        return;
+    }
+    let kind = match cover(begin, end) {
+        Cover::Nothing => return,
+        Cover::All => 0,
+        Cover::Part if end - begin <= LANES as i64 => 2,
+        Cover::Part => {
+            // Halves on tile borders, so that runs stay whole tiles.
+            let half = whole_tiles((end - begin) / 2).min(end - begin - 1);
+            list((begin, begin + half), runs, cover);
+            list((begin + half, end), runs, cover);
+            return;
+        }
+    };
+    match runs.last_mut() {
+        Some(last) if last.end == begin && last.kind == kind => last.end = end,
+        _ => runs.push(ListedRun { begin, end, kind }),
+    }
+}
+
+/// `count` rounded up to whole tiles.
+fn whole_tiles(count: i64) -> i64 {
+    (count + LANES as i64 - 1) / LANES as i64 * LANES as i64
+}
