@@ -153,7 +153,7 @@ impl Artifact {
     /// # Errors
     /// As [`Artifact::build`].
     pub fn build_source(nvrtc: &Nvrtc, spec: &KernelSpec, source: CudaSource) -> Result<Self, BuildError> {
-        spec.schedule.check(spec.pass, &spec.shape, spec.target)?;
+        spec.schedule.check(spec.pass, spec.family, &spec.shape, spec.target)?;
         let options = CompileOptions::new(spec.target);
         let compiled = nvrtc.compile(&source.text, &source.name, &options)?;
         let refused = |refusal| BuildError::Refused { name: source.name.clone(), refusal };
@@ -210,7 +210,7 @@ impl Manifest {
 
 fn kernel_entries(spec: &KernelSpec, report: &PtxasReport) -> Vec<KernelEntry> {
     let schedule = &spec.schedule;
-    let smem = smem_bytes(spec.pass, spec.family(), &spec.shape, schedule);
+    let smem = smem_bytes(spec.pass, spec.family, &spec.shape, schedule);
     let describe = |entry: &Entry| KernelEntry {
         name: entry.name.to_owned(),
         needs_sink_logit: entry.needs_sink_logit,
@@ -221,7 +221,7 @@ fn kernel_entries(spec: &KernelSpec, report: &PtxasReport) -> Vec<KernelEntry> {
         dynamic_smem_bytes: if entry.uses_smem { smem } else { 0 },
         resources: report.kernel(entry.name).cloned().unwrap_or_default(),
     };
-    template(spec.pass, spec.family()).entries.iter().map(describe).collect()
+    template(spec.pass, spec.family).entries.iter().map(describe).collect()
 }
 
 fn arguments(entry: &Entry, schedule: &Schedule) -> Vec<Argument> {

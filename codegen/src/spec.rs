@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::ir::{MaskIr, Programs};
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, choose};
 use crate::target::{Family, Target};
 
 /// The two 16-bit types of Q, K, V, O and their gradients. Sums are always f32.
@@ -114,33 +114,38 @@ impl Pass {
         Pass::DecodeCombine,
     ];
 
-    /// The family whose template computes this pass for a head dimension on a target.
-    pub fn family(self, target: Target, head_dim: u32) -> Family {
-        let own = match self {
-            Pass::Forward | Pass::BackwardFused | Pass::BackwardConvertDq => matches!(head_dim, 64 | 128),
-            _ => false,
-        };
-        if own { target.family() } else { Family::Sm80 }
+    /// Whether a family has a template for this pass and shape.
+    pub fn exists(self, family: Family, shape: &Shape) -> bool {
+        // The Hopper templates hold whole rows of two head dimensions in registers.
+        let hopper = family == Family::Sm90 && matches!(shape.head_dim, 64 | 128);
+        match self {
+            Pass::Forward => family == Family::Sm80 || hopper,
+            // A softcap's derivative takes more registers than a fused consumer has left.
+            Pass::BackwardFused | Pass::BackwardConvertDq => hopper && !shape.softcap,
+            _ => family == Family::Sm80,
+        }
+    }
+
+    /// The family to take on a target: its own where that has a template, else the plainer one, which runs everywhere.
+    pub fn family(self, target: Target, shape: &Shape) -> Family {
+        if self.exists(target.family(), shape) { target.family() } else { Family::Sm80 }
     }
 
     /// The passes of a backward, in the order they run. The fused one is quicker and adds dQ in whatever order its
     /// blocks finish; the split one gives the same bits every time.
-    pub fn backward(target: Target, head_dim: u32, deterministic: bool) -> [Pass; 3] {
-        let fused = Pass::BackwardFused.family(target, head_dim) == Family::Sm90;
-        if fused && !deterministic {
-            [Pass::BackwardDelta, Pass::BackwardFused, Pass::BackwardConvertDq]
+    pub fn backward(target: Target, shape: &Shape, deterministic: bool) -> [Pass; 3] {
+        if Pass::BackwardFused.exists(target.family(), shape) && !deterministic {
+            Pass::BACKWARD_FUSED
         } else {
-            [Pass::BackwardDelta, Pass::BackwardDkv, Pass::BackwardDq]
+            Pass::BACKWARD_SPLIT
         }
     }
 
-    /// Whether there is a template for this pass on a target.
-    pub fn exists(self, target: Target, head_dim: u32) -> bool {
-        match self {
-            Pass::BackwardFused | Pass::BackwardConvertDq => self.family(target, head_dim) == Family::Sm90,
-            _ => true,
-        }
-    }
+    /// The fused backward.
+    pub const BACKWARD_FUSED: [Pass; 3] = [Pass::BackwardDelta, Pass::BackwardFused, Pass::BackwardConvertDq];
+
+    /// The deterministic backward.
+    pub const BACKWARD_SPLIT: [Pass; 3] = [Pass::BackwardDelta, Pass::BackwardDkv, Pass::BackwardDq];
 
     /// `forward`, `backward_delta`, ...
     pub fn name(self) -> &'static str {
@@ -208,6 +213,8 @@ impl PatternCode {
 pub struct KernelSpec {
     /// What it computes.
     pub pass: Pass,
+    /// Whose template it comes from.
+    pub family: Family,
     /// What it is compiled for.
     pub target: Target,
     /// Head dimension, type, softmax features.
@@ -219,18 +226,30 @@ pub struct KernelSpec {
 }
 
 impl KernelSpec {
-    /// Which family's template the kernel comes from: the target's own where it has one for this pass and head
-    /// dimension, else the plainer one, which runs everywhere.
-    pub fn family(&self) -> Family {
-        self.pass.family(self.target, self.shape.head_dim)
+    /// The kernel of a pass with the family and the schedule that suit the target.
+    pub fn new(pass: Pass, target: Target, shape: Shape, pattern: Arc<PatternCode>) -> Self {
+        Self::of_family(pass, pass.family(target, &shape), target, shape, pattern)
+    }
+
+    /// The same from a given family's template.
+    pub fn of_family(
+        pass: Pass,
+        family: Family,
+        target: Target,
+        shape: Shape,
+        pattern: Arc<PatternCode>,
+    ) -> Self {
+        let schedule = choose(pass, family, &shape, target);
+        KernelSpec { pass, family, target, shape, schedule, pattern }
     }
 
     /// 64 hexadecimal digits that differ whenever the kernel's meaning or form does.
     pub fn fingerprint(&self) -> String {
         let Shape { head_dim, dtype, softcap, sink_logit } = self.shape;
         let text = format!(
-            "{} {} d{head_dim} {dtype} softcap={softcap} sink_logit={sink_logit} {} {}",
+            "{} {} {} d{head_dim} {dtype} softcap={softcap} sink_logit={sink_logit} {} {}",
             self.pass,
+            self.family,
             self.target,
             self.schedule,
             self.pattern.hash()

@@ -2,6 +2,8 @@
 
 pub mod cpu;
 pub mod driver;
+pub mod gpu;
 pub mod oracle;
+pub mod plain;
 pub mod problem;
 pub mod tensor;

@@ -17,7 +17,7 @@ pub fn constants(spec: &KernelSpec) -> String {
         ("kConsumers", schedule.consumers, "sm_90a: consumer warpgroups"),
         (
             "kDynamicSmemBytes",
-            smem_bytes(spec.pass, spec.family(), &spec.shape, &schedule),
+            smem_bytes(spec.pass, spec.family, &spec.shape, &schedule),
             "what the host passes at launch",
         ),
     ];

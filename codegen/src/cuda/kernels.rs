@@ -224,5 +224,5 @@ const DECODE: Template = Template {
 const DECODE_COMBINE: Template = Template {
     file: "decode_combine.cu",
     smem_constant: None,
-    entries: &[small("attention_decode_combine", [GridAxis::Heads, GridAxis::Batch, GridAxis::One])],
+    entries: &[small("attention_decode_combine", [GridAxis::Heads, GridAxis::One, GridAxis::Batch])],
 };

@@ -86,6 +86,8 @@ impl CompileOptions {
             "--std=c++17".to_owned(),
             // ptxas' registers and spills come back in the log; one option per flag, a comma list is refused.
             "--ptxas-options=-v".to_owned(),
+            // Not every kernel reads every generated constant.
+            "--diag-suppress=177".to_owned(),
         ];
         if self.line_info {
             list.push("--generate-line-info".to_owned());

@@ -25,7 +25,7 @@ impl CudaSource {
     /// # Errors
     /// [`SpliceError`] when the templates are incomplete, which is a mistake in them and not in the specification.
     pub fn generate(spec: &KernelSpec) -> Result<Self, SpliceError> {
-        let template = template(spec.pass, spec.family());
+        let template = template(spec.pass, spec.family);
         let root = template.file;
         let name = format!("{}.cu", spec.file_stem());
         let body = splice(root, &longgen_templates::text)?;
@@ -59,11 +59,12 @@ fn header(spec: &KernelSpec, root: &str) -> String {
          //\n\
          // pattern:    {pattern}\n\
          // pass:       {pass} ({root})\n\
-         // target:     {target}\n\
+         // target:     {target}, {family} family\n\
          // shape:      D={head_dim} {dtype}, softcap: {softcap}, sink logit: {sink_logit}\n\
          // schedule:   {schedule}\n\
          // spec:       {fingerprint}\n\n",
         target = spec.target,
+        family = spec.family,
         pass = spec.pass,
         softcap = on(softcap),
         sink_logit = on(sink_logit),

@@ -5,13 +5,12 @@ use crate::spec::{Pass, Shape};
 use crate::target::{Family, Target};
 
 /// The schedule for a kernel, without measuring anything. Always legal for the head dimensions that kernels take.
-pub fn choose(pass: Pass, shape: &Shape, target: Target) -> Schedule {
+pub fn choose(pass: Pass, family: Family, shape: &Shape, target: Target) -> Schedule {
     let narrow = shape.head_dim <= 64;
     let wide = shape.head_dim > 128;
     // 163 KiB and more against 99 KiB.
     let roomy = target.smem_per_block_bytes() >= 160 * 1024;
-    match (pass, pass.family(target, shape.head_dim)) {
-        (Pass::Forward, Family::Sm90) if narrow => warpgroups(3, 192, 128, 2),
+    match (pass, family) {
         (Pass::Forward, Family::Sm90) => warpgroups(2, 128, 128, 2),
         (Pass::BackwardFused, _) => warpgroups(2, if narrow { 128 } else { 64 }, 128, 2),
         (Pass::Forward, Family::Sm80) => match (wide, roomy) {
@@ -25,7 +24,11 @@ pub fn choose(pass: Pass, shape: &Shape, target: Target) -> Schedule {
             (true, true) => warps(32, 32, 2, 64),
             (true, false) => warps(16, 16, 2, 32),
         },
-        (Pass::Decode, _) => warps(16, 64, if wide { 2 } else { 3 }, 128),
+        (Pass::Decode, _) => match (wide, roomy) {
+            (false, _) => warps(16, 64, 2, 128),
+            (true, true) => warps(16, 64, 2, 128),
+            (true, false) => warps(16, 32, 2, 64),
+        },
         (Pass::BackwardDelta | Pass::BackwardConvertDq | Pass::DecodeCombine, _) => warps(64, 64, 1, 128),
     }
 }

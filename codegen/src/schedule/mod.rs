@@ -31,10 +31,12 @@ pub struct Schedule {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IllegalSchedule {
     /// No template computes this.
-    #[error("there is no {pass} kernel for {target} and head dimension {head_dim}")]
+    #[error("there is no {pass} kernel of the {family} family for {target} and head dimension {head_dim}")]
     NoKernel {
         /// Which kernel.
         pass: Pass,
+        /// Which family.
+        family: Family,
         /// The architecture.
         target: Target,
         /// D.
@@ -89,11 +91,18 @@ impl Schedule {
     ///
     /// # Errors
     /// [`IllegalSchedule`], the first rule broken.
-    pub fn check(&self, pass: Pass, shape: &Shape, target: Target) -> Result<(), IllegalSchedule> {
+    pub fn check(
+        &self,
+        pass: Pass,
+        family: Family,
+        shape: &Shape,
+        target: Target,
+    ) -> Result<(), IllegalSchedule> {
         multiple("head_dim", shape.head_dim, 32)?;
         range("head_dim", shape.head_dim, 32, 256)?;
-        if !pass.exists(target, shape.head_dim) {
-            return Err(IllegalSchedule::NoKernel { pass, target, head_dim: shape.head_dim });
+        let runs = family == Family::Sm80 || target.family() == family;
+        if !runs || !pass.exists(family, shape) {
+            return Err(IllegalSchedule::NoKernel { pass, family, target, head_dim: shape.head_dim });
         }
         multiple("tile_m", self.tile_m, 16)?;
         multiple("tile_n", self.tile_n, 16)?;
@@ -102,7 +111,6 @@ impl Schedule {
         range("stages", self.stages, 1, 8)?;
         multiple("threads", self.threads, 32)?;
         range("threads", self.threads, 32, target.max_threads_per_block())?;
-        let family = pass.family(target, shape.head_dim);
         self.check_warps(pass, family)?;
         let needed = smem_bytes(pass, family, shape, self);
         let available = target.smem_per_block_bytes();

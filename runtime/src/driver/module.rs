@@ -95,7 +95,7 @@ impl Function {
         &self,
         stream: &Stream,
         grid: Grid,
-        arguments: &mut [Argument],
+        arguments: &[Argument<'_>],
     ) -> Result<(), GpuError> {
         if grid.blocks.contains(&0) {
             return Ok(());

@@ -1,0 +1,165 @@
+//! The loaded kernels of one pattern.
+
+use std::sync::Arc;
+
+use longgen_codegen::artifact::{BuildError, KernelEntry};
+use longgen_codegen::ir::MaskIr;
+use longgen_codegen::plan::TileShape;
+use longgen_codegen::spec::{KernelSpec, Pass, PatternCode, Shape};
+use longgen_codegen::target::{Family, Target};
+
+use super::cache::KernelCache;
+use super::{CompiledKernel, GpuAttentionError};
+use crate::driver::{Device, Function, Module, Stream};
+
+/// What to load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GpuOptions {
+    /// Which target's kernels; the device's best when `None`.
+    pub target: Option<Target>,
+    /// Load the backward kernels.
+    pub backward: bool,
+    /// The same bits in every run, also for dQ.
+    pub deterministic: bool,
+    /// Load the decode kernels.
+    pub decode: bool,
+}
+
+impl Default for GpuOptions {
+    fn default() -> Self {
+        GpuOptions { target: None, backward: true, deterministic: false, decode: true }
+    }
+}
+
+/// Attention with one pattern on one GPU. Knows no lengths: one object serves every batch.
+#[derive(Debug)]
+pub struct GpuAttention {
+    pub(super) stream: Stream,
+    pub(super) multiprocessors: u32,
+    pub(super) ir: MaskIr,
+    pub(super) shape: Shape,
+    pub(super) listed: bool,
+    /// In launch order, by what they belong to.
+    pub(super) forward: Vec<Loaded>,
+    pub(super) backward: Vec<Loaded>,
+    pub(super) decode: Vec<Loaded>,
+}
+
+/// One source's kernels on the device.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub pass: Pass,
+    pub compiled: Arc<CompiledKernel>,
+    pub functions: Vec<Function>,
+}
+
+impl Loaded {
+    fn new(device: &Device, pass: Pass, compiled: Arc<CompiledKernel>) -> Result<Self, GpuAttentionError> {
+        let module = Module::load(device, &compiled.cubin)?;
+        let load = |entry: &KernelEntry| module.function(&entry.name, entry.dynamic_smem_bytes);
+        let functions = compiled.manifest.kernels.iter().map(load).collect::<Result<_, _>>()?;
+        Ok(Loaded { pass, compiled, functions })
+    }
+
+    pub fn tiles(&self) -> TileShape {
+        TileShape { queries: self.compiled.manifest.tile_m, keys: self.compiled.manifest.tile_n }
+    }
+}
+
+impl GpuAttention {
+    /// Compiles (or finds in `cache`) and loads the kernels of `ir`, whose canonical text is `canonical`.
+    ///
+    /// A kernel of the device's own family that ptxas spills is replaced by the plainer family's: slower, never absent.
+    ///
+    /// # Errors
+    /// [`GpuAttentionError`] when no kernel fits the device, or a kernel cannot be made or loaded.
+    pub fn new(
+        device: &Device,
+        cache: &KernelCache,
+        canonical: &str,
+        ir: &MaskIr,
+        shape: Shape,
+        options: GpuOptions,
+    ) -> Result<Self, GpuAttentionError> {
+        let target = choose_target(device, options.target)?;
+        let pattern = Arc::new(PatternCode::new(canonical, ir));
+        let listed = pattern.listed;
+        let build = Build { device, cache, target, shape, pattern };
+        let forward = vec![build.load(Pass::Forward)?];
+        let backward = if options.backward { build.backward(options.deterministic)? } else { Vec::new() };
+        let decode = if options.decode {
+            vec![build.load(Pass::Decode)?, build.load(Pass::DecodeCombine)?]
+        } else {
+            Vec::new()
+        };
+        let stream = device.stream()?;
+        let multiprocessors = device.multiprocessors();
+        Ok(GpuAttention { stream, multiprocessors, ir: ir.clone(), shape, listed, forward, backward, decode })
+    }
+
+    /// The stream that all work goes to, and that buffers must be allocated on.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// Head dimension, type and softmax features.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The kernels in use, with their manifests.
+    pub fn kernels(&self) -> impl Iterator<Item = &CompiledKernel> {
+        self.forward.iter().chain(&self.backward).chain(&self.decode).map(|loaded| loaded.compiled.as_ref())
+    }
+}
+
+struct Build<'a> {
+    device: &'a Device,
+    cache: &'a KernelCache,
+    target: Target,
+    shape: Shape,
+    pattern: Arc<PatternCode>,
+}
+
+impl Build<'_> {
+    /// The pass in the target's family, or in the plainer one where that is refused.
+    fn load(&self, pass: Pass) -> Result<Loaded, GpuAttentionError> {
+        let preferred = KernelSpec::new(pass, self.target, self.shape, self.pattern.clone());
+        let compiled = match self.cache.get(&preferred) {
+            Err(BuildError::Refused { .. }) if preferred.family != Family::Sm80 => {
+                let pattern = self.pattern.clone();
+                let plainer = KernelSpec::of_family(pass, Family::Sm80, self.target, self.shape, pattern);
+                self.cache.get(&plainer)
+            }
+            other => other,
+        };
+        Loaded::new(self.device, pass, compiled?)
+    }
+
+    fn backward(&self, deterministic: bool) -> Result<Vec<Loaded>, GpuAttentionError> {
+        let passes = Pass::backward(self.target, &self.shape, deterministic);
+        let all = |passes: [Pass; 3]| passes.into_iter().map(|pass| self.load(pass)).collect();
+        match all(passes) {
+            // The plainer family has no fused pass: its backward is the split one.
+            Err(GpuAttentionError::Build(BuildError::Refused { .. } | BuildError::Schedule(_)))
+                if passes != Pass::BACKWARD_SPLIT =>
+            {
+                all(Pass::BACKWARD_SPLIT)
+            }
+            other => other,
+        }
+    }
+}
+
+fn choose_target(device: &Device, wanted: Option<Target>) -> Result<Target, GpuAttentionError> {
+    let targets = device.targets();
+    match wanted {
+        Some(target) if targets.contains(&target) => Ok(target),
+        Some(target) => Err(GpuAttentionError::Target { target, name: device.name().to_owned() }),
+        None => targets.first().copied().ok_or_else(|| GpuAttentionError::Device {
+            name: device.name().to_owned(),
+            found: device.compute_capability(),
+            known: Target::names().join(", "),
+        }),
+    }
+}

@@ -1,0 +1,215 @@
+//! A problem on the device: its sequences, the tile lists of listed patterns, and the workspaces. Everything that a launch
+//! needs is allocated here, so that launches can be captured.
+
+use longgen_codegen::cuda::abi::Params;
+use longgen_codegen::plan::{Extent, TileList, TilePlan};
+use longgen_codegen::spec::Pass;
+
+use super::attention::{GpuAttention, Loaded};
+use super::{GpuAttentionError, tensor::on_stream};
+use crate::driver::Buffer;
+use crate::problem::AttentionProblem;
+
+/// One problem, ready to be launched again and again with other numbers.
+#[derive(Debug)]
+pub struct Prepared {
+    problem: AttentionProblem,
+    cu_q: Buffer,
+    cu_k: Buffer,
+    q_offset: Buffer,
+    lists: Vec<(Pass, DeviceList)>,
+    /// [H, total_q], float; written by the backward.
+    delta: Option<Buffer>,
+    /// [total_q, H, D], float; dQ before it is rounded.
+    pub(super) dq_accum: Option<Buffer>,
+    splits: Option<Splits>,
+    /// One int from which blocks draw their work.
+    pub(super) work_counter: Buffer,
+}
+
+#[derive(Debug)]
+struct DeviceList {
+    rows: Buffer,
+    tiles: Buffer,
+    rows_per_head: u32,
+}
+
+/// Workspace of a decode step.
+#[derive(Debug)]
+struct Splits {
+    count: u32,
+    /// [splits, B, H, D], float.
+    o: Buffer,
+    /// [splits, B, H], float.
+    lse: Buffer,
+}
+
+/// More pieces than this cost more to merge than they gain.
+const MOST_SPLITS: u32 = 128;
+/// Extent of a grid along y and z.
+const GRID_LIMIT: usize = 65_535;
+
+impl GpuAttention {
+    /// Puts a problem on the device. Costs uploads and allocations, once per batch of sequence lengths.
+    ///
+    /// # Errors
+    /// [`GpuAttentionError::Unsupported`] when the problem is not one of these kernels', [`GpuAttentionError::Gpu`]
+    /// when memory runs out.
+    pub fn prepare(&self, problem: &AttentionProblem) -> Result<Prepared, GpuAttentionError> {
+        self.check_problem(problem)?;
+        let stream = &self.stream;
+        let ints = |values: &[usize]| -> Vec<i32> { values.iter().map(|&n| n as i32).collect() };
+        let offsets: Vec<i32> = problem.sequences.q_offset().iter().map(|&n| n as i32).collect();
+        let lse_bytes = problem.lse_elements() * 4;
+        let has = |pass| self.backward.iter().any(|loaded| loaded.pass == pass);
+        let delta = if self.backward.is_empty() { None } else { Some(Buffer::zeros(stream, lse_bytes)?) };
+        let dq_accum = if has(Pass::BackwardFused) {
+            Some(Buffer::zeros(stream, problem.q_elements() * 4)?)
+        } else {
+            None
+        };
+        Ok(Prepared {
+            cu_q: Buffer::from_slice(stream, &ints(problem.sequences.cu_q()))?,
+            cu_k: Buffer::from_slice(stream, &ints(problem.sequences.cu_k()))?,
+            q_offset: Buffer::from_slice(stream, &offsets)?,
+            lists: self.lists(problem)?,
+            delta,
+            dq_accum,
+            splits: self.splits(problem)?,
+            work_counter: Buffer::zeros(stream, 4)?,
+            problem: problem.clone(),
+        })
+    }
+
+    fn check_problem(&self, problem: &AttentionProblem) -> Result<(), GpuAttentionError> {
+        let unsupported = |text: String| Err(GpuAttentionError::Unsupported(text));
+        let compiled = self.shape.head_dim as usize;
+        if problem.shape.head_dim() != compiled {
+            let found = problem.shape.head_dim();
+            return unsupported(format!(
+                "the kernels are for head dimension {compiled}, the problem has {found}"
+            ));
+        }
+        if problem.softcap().is_some() != self.shape.softcap {
+            return unsupported(
+                "softcap is compiled in: the kernels and the problem differ in it".to_owned(),
+            );
+        }
+        // The running maximum is taken before the scale, which must therefore keep the order of the scores.
+        if problem.scale() <= 0.0 {
+            return unsupported(format!(
+                "the softmax scale must be above 0 on the GPU, found {}",
+                problem.scale()
+            ));
+        }
+        if problem.shape.heads() > GRID_LIMIT || problem.sequences.len() > GRID_LIMIT {
+            return unsupported(format!("at most {GRID_LIMIT} heads and as many sequences fit a grid"));
+        }
+        let negative = problem.sequences.q_offset().iter().find(|&&offset| offset < 0);
+        if let (true, Some(offset)) = (self.listed, negative) {
+            return unsupported(format!(
+                "query offset {offset}: patterns without closed form take none below 0"
+            ));
+        }
+        Ok(())
+    }
+
+    fn lists(&self, problem: &AttentionProblem) -> Result<Vec<(Pass, DeviceList)>, GpuAttentionError> {
+        if !self.listed {
+            return Ok(Vec::new());
+        }
+        let extents: Vec<Extent> = problem
+            .sequences
+            .iter()
+            .map(|s| Extent { first_query: s.q_offset as u32, queries: s.q_len as u32, keys: s.k_len as u32 })
+            .collect();
+        let kv_heads = problem.shape.kv_heads() as u32;
+        let mut lists = Vec::new();
+        for loaded in self.forward.iter().chain(&self.backward).chain(&self.decode) {
+            let plan = TilePlan::new(&self.ir, loaded.tiles());
+            let list = match loaded.pass {
+                Pass::Forward | Pass::BackwardDq => plan.list_key_tiles(&extents, kv_heads),
+                Pass::BackwardDkv | Pass::BackwardFused => plan.list_query_tiles(&extents, kv_heads),
+                Pass::Decode if problem.sequences.max_q() <= 1 => plan.list_key_tiles(&extents, kv_heads),
+                _ => continue,
+            };
+            lists.push((loaded.pass, self.upload(&list)?));
+        }
+        Ok(lists)
+    }
+
+    fn upload(&self, list: &TileList) -> Result<DeviceList, GpuAttentionError> {
+        Ok(DeviceList {
+            rows: Buffer::from_slice(&self.stream, &list.rows)?,
+            tiles: Buffer::from_slice(&self.stream, &list.tiles)?,
+            rows_per_head: list.rows_per_head,
+        })
+    }
+
+    /// Enough pieces that all multiprocessors have two blocks, and none without a tile.
+    fn splits(&self, problem: &AttentionProblem) -> Result<Option<Splits>, GpuAttentionError> {
+        let decode = self.decode.iter().find(|loaded| loaded.pass == Pass::Decode);
+        let Some(decode) = decode.filter(|_| problem.sequences.max_q() <= 1) else { return Ok(None) };
+        let rows = problem.sequences.len() * problem.shape.heads();
+        let blocks = (problem.sequences.len() * problem.shape.kv_heads()).max(1);
+        let wanted = (2 * self.multiprocessors as usize).div_ceil(blocks) as u32;
+        let tiles = (problem.sequences.max_k() as u32).div_ceil(decode.tiles().keys);
+        let count = wanted.min(tiles).clamp(1, MOST_SPLITS);
+        let elements = count as usize * rows;
+        Ok(Some(Splits {
+            count,
+            o: Buffer::zeros(&self.stream, elements * problem.shape.head_dim() * 4)?,
+            lse: Buffer::zeros(&self.stream, elements * 4)?,
+        }))
+    }
+}
+
+impl Prepared {
+    /// The problem.
+    pub fn problem(&self) -> &AttentionProblem {
+        &self.problem
+    }
+
+    /// Pieces of the keys in a decode step; `None` when the problem is no decode step.
+    pub fn splits(&self) -> Option<u32> {
+        self.splits.as_ref().map(|splits| splits.count)
+    }
+
+    /// Fills in the parameters that do not depend on tensors.
+    pub(super) fn fill(
+        &self,
+        attention: &GpuAttention,
+        loaded: &Loaded,
+        params: &mut Params,
+    ) -> Result<(), GpuAttentionError> {
+        // Prepared by another object, whose stream nothing orders with this one's.
+        on_stream("prepared problem", &self.cu_q, &attention.stream)?;
+        let address = |buffer: &Option<Buffer>| buffer.as_ref().map_or(0, Buffer::address);
+        params.cu_q = self.cu_q.address();
+        params.cu_k = self.cu_k.address();
+        params.q_offset = self.q_offset.address();
+        params.delta = address(&self.delta);
+        params.dq_accum = address(&self.dq_accum);
+        let sequences = &self.problem.sequences;
+        params.batch = sequences.len() as i32;
+        params.heads = self.problem.shape.heads() as i32;
+        params.kv_heads = self.problem.shape.kv_heads() as i32;
+        params.max_q = sequences.max_q() as i32;
+        params.max_k = sequences.max_k() as i32;
+        params.total_q = sequences.total_q() as i32;
+        params.total_k = sequences.total_k() as i32;
+        params.scale = self.problem.scale();
+        params.softcap = self.problem.softcap().unwrap_or(0.0);
+        if let Some((_, list)) = self.lists.iter().find(|(pass, _)| *pass == loaded.pass) {
+            params.list_row = list.rows.address();
+            params.list_tile = list.tiles.address();
+            params.list_rows = list.rows_per_head as i32;
+        }
+        if let Some(splits) = &self.splits {
+            params.split_o = splits.o.address();
+            params.split_lse = splits.lse.address();
+            params.splits = splits.count as i32;
+        }
+        Ok(())
+    }
+}

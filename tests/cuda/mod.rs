@@ -1,0 +1,74 @@
+//! What the CUDA test binaries share: where NVRTC is looked for, and which patterns are tried.
+#![allow(dead_code)] // Each binary uses its part.
+
+use longgen_codegen::cuda::NvrtcError;
+use longgen_codegen::cuda::locate::ToolSearch;
+use longgen_codegen::cuda::nvrtc::Nvrtc;
+use longgen_codegen::ir::MaskIr;
+use longgen_codegen::pattern::{Mask, Pattern};
+use longgen_codegen::spec::PatternCode;
+
+/// Where tests look for NVRTC: the places `lgc` looks.
+pub fn search() -> ToolSearch {
+    let path = |name: &str| std::env::var_os(name).map(std::path::PathBuf::from);
+    let cache = path("LONGGEN_CACHE")
+        .or_else(|| path("XDG_CACHE_HOME").map(|home| home.join("longgen")))
+        .or_else(|| path("HOME").map(|home| home.join(".cache/longgen")));
+    ToolSearch {
+        option: None,
+        variable: path("LONGGEN_NVRTC"),
+        cuda_home: path("CUDA_HOME"),
+        python: Some("python3".to_owned()),
+        cache,
+    }
+}
+
+/// NVRTC, or why there is none. A choice that does not load is a failure, not an absence.
+pub fn nvrtc() -> Result<Nvrtc, String> {
+    match search().nvrtc() {
+        Ok(found) => Ok(found),
+        Err(NvrtcError::NotFound { .. }) => Err("no NVRTC on this machine".to_owned()),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+/// A pattern with a name for test titles.
+pub struct Case {
+    /// No spaces.
+    pub name: String,
+    /// The pattern.
+    pub pattern: Pattern,
+}
+
+impl Case {
+    fn new(name: &str, mask: Mask) -> Self {
+        let pattern = Pattern::builder(mask).name(name).build();
+        Case { name: name.to_owned(), pattern: pattern.expect("a legal pattern") }
+    }
+
+    /// The mask of a layer that is not full.
+    pub fn ir(&self) -> MaskIr {
+        MaskIr::lower(&self.pattern, None).expect("few terms")
+    }
+
+    /// The pattern as kernels take it.
+    pub fn code(&self) -> PatternCode {
+        let ir = self.ir();
+        PatternCode::new(ir.to_string(), &ir)
+    }
+}
+
+/// Small patterns that between them reach every kind of tile within a few hundred tokens.
+pub fn small_patterns() -> Vec<Case> {
+    vec![
+        Case::new("full", Mask::full()),
+        Case::new("window", Mask::window(100)),
+        Case::new("sink-window", Mask::sink(4) | Mask::window(65)),
+        Case::new("stride", Mask::window(40) | Mask::stride(3)),
+        Case::new("blocks", Mask::sink_blocks(1, 64) | Mask::window_blocks(2, 64)),
+        Case::new("hole", Mask::full() - Mask::window(30)),
+        Case::new("group", Mask::group(96)),
+        // Two residues at once: no closed form, so its tiles are listed.
+        Case::new("listed", (Mask::stride(2) & Mask::stride(3)) | Mask::window(17)),
+    ]
+}

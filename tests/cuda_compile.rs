@@ -1,0 +1,70 @@
+//! Every kernel compiles to a cubin without spills and without a ptxas warning: each pattern, head dimension, type and
+//! family. Needs NVRTC and no GPU; without NVRTC every test is reported as ignored.
+
+mod cuda;
+
+use std::sync::Arc;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use longgen_codegen::artifact::Artifact;
+use longgen_codegen::cuda::nvrtc::Nvrtc;
+use longgen_codegen::spec::{Dtype, KernelSpec, Pass, PatternCode, Shape};
+use longgen_codegen::target::{Family, Target};
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // NVRTC works on as many threads as it is asked from; two are what a small machine has.
+    arguments.test_threads.get_or_insert(2);
+    let nvrtc = cuda::nvrtc();
+    if let Err(reason) = &nvrtc {
+        eprintln!("ignored: {reason}");
+    }
+    libtest_mimic::run(&arguments, trials(nvrtc.ok())).exit();
+}
+
+fn trials(nvrtc: Option<Nvrtc>) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for case in cuda::small_patterns() {
+        let pattern = Arc::new(case.code());
+        for family in [Family::Sm80, Family::Sm90] {
+            for head_dim in [64, 128] {
+                for dtype in Dtype::ALL {
+                    for plain in [true, false] {
+                        let shape = Shape { head_dim, dtype, softcap: !plain, sink_logit: !plain };
+                        let (pattern, nvrtc) = (pattern.clone(), nvrtc.clone());
+                        let kind = if plain { "plain" } else { "softcap_sink" };
+                        let name = format!("{}::{family}::d{head_dim}::{dtype}::{kind}", case.name);
+                        let ignored = nvrtc.is_none();
+                        let run = move || compile_all(nvrtc.as_ref(), family, shape, &pattern);
+                        trials.push(Trial::test(name, run).with_ignored_flag(ignored));
+                    }
+                }
+            }
+        }
+    }
+    trials
+}
+
+/// Every pass that has a template of this family.
+fn compile_all(
+    nvrtc: Option<&Nvrtc>,
+    family: Family,
+    shape: Shape,
+    pattern: &Arc<PatternCode>,
+) -> Result<(), Failed> {
+    let nvrtc = nvrtc.ok_or("no NVRTC on this machine")?;
+    let target = Target::of_family(family);
+    for pass in Pass::ALL {
+        if !pass.exists(family, &shape) {
+            continue;
+        }
+        let spec = KernelSpec::of_family(pass, family, target, shape, pattern.clone());
+        let artifact = Artifact::build(nvrtc, &spec)?;
+        for kernel in &artifact.manifest.kernels {
+            if kernel.resources.registers == 0 {
+                return Err(format!("`{}` is not in the log:\n{}", kernel.name, artifact.log).into());
+            }
+        }
+    }
+    Ok(())
+}
