@@ -5,9 +5,11 @@ mod cuda;
 
 use std::sync::Arc;
 
+use cuda::Case;
 use libtest_mimic::{Arguments, Failed, Trial};
 use longgen_codegen::artifact::Artifact;
 use longgen_codegen::cuda::nvrtc::Nvrtc;
+use longgen_codegen::pattern::PRESETS;
 use longgen_codegen::spec::{Dtype, KernelSpec, Pass, PatternCode, Shape};
 use longgen_codegen::target::{Family, Target};
 
@@ -22,24 +24,30 @@ fn main() {
     libtest_mimic::run(&arguments, trials(nvrtc.ok())).exit();
 }
 
+/// Presets as they ship; and the small patterns, which are odder, once each with everything switched on.
 fn trials(nvrtc: Option<Nvrtc>) -> Vec<Trial> {
     let mut trials = Vec::new();
-    for case in cuda::small_patterns() {
-        let pattern = Arc::new(case.code());
-        for family in [Family::Sm80, Family::Sm90] {
+    let mut add = |case: &Case, family: Family, shape: Shape| {
+        let (pattern, nvrtc) = (Arc::new(case.code()), nvrtc.clone());
+        let Shape { head_dim, dtype, .. } = shape;
+        let name = format!("{}::{family}::d{head_dim}::{dtype}", case.name);
+        let ignored = nvrtc.is_none();
+        let run = move || compile_all(nvrtc.as_ref(), family, shape, &pattern);
+        trials.push(Trial::test(name, run).with_ignored_flag(ignored));
+    };
+    for family in [Family::Sm80, Family::Sm90] {
+        for case in PRESETS.map(Case::preset) {
+            let softmax = case.pattern.softmax();
             for head_dim in [64, 128] {
                 for dtype in Dtype::ALL {
-                    for plain in [true, false] {
-                        let shape = Shape { head_dim, dtype, softcap: !plain, sink_logit: !plain };
-                        let (pattern, nvrtc) = (pattern.clone(), nvrtc.clone());
-                        let kind = if plain { "plain" } else { "softcap_sink" };
-                        let name = format!("{}::{family}::d{head_dim}::{dtype}::{kind}", case.name);
-                        let ignored = nvrtc.is_none();
-                        let run = move || compile_all(nvrtc.as_ref(), family, shape, &pattern);
-                        trials.push(Trial::test(name, run).with_ignored_flag(ignored));
-                    }
+                    let (softcap, sink_logit) = (softmax.softcap.is_some(), softmax.sink_logit);
+                    add(&case, family, Shape { head_dim, dtype, softcap, sink_logit });
                 }
             }
+        }
+        for case in cuda::small_patterns() {
+            let dtype = Dtype::Bf16;
+            add(&case, family, Shape { head_dim: 128, dtype, softcap: true, sink_logit: true });
         }
     }
     trials
@@ -58,8 +66,8 @@ fn compile_all(
         if !pass.exists(family, &shape) {
             continue;
         }
-        let spec = KernelSpec::of_family(pass, family, target, shape, pattern.clone());
-        let artifact = Artifact::build(nvrtc, &spec)?;
+        let specs = KernelSpec::of_family(pass, family, target, shape, pattern);
+        let artifact = Artifact::build_first(nvrtc, &specs)?;
         for kernel in &artifact.manifest.kernels {
             if kernel.resources.registers == 0 {
                 return Err(format!("`{}` is not in the log:\n{}", kernel.name, artifact.log).into());

@@ -31,6 +31,9 @@ pub struct Artifact {
 /// Why a specification gave no artifact.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
+    /// No template computes the pass for this shape and target.
+    #[error("there is no kernel for this pass, head dimension and target")]
+    NoKernel,
     /// The schedule breaks a limit of the target.
     #[error(transparent)]
     Schedule(#[from] IllegalSchedule),
@@ -148,6 +151,14 @@ impl Artifact {
         Self::build_source(nvrtc, spec, CudaSource::generate(spec)?)
     }
 
+    /// The first of these specifications that is not refused: see [`KernelSpec::candidates`].
+    ///
+    /// # Errors
+    /// The refusal of the last one, or the first error of another kind; [`BuildError::NoKernel`] for none at all.
+    pub fn build_first(nvrtc: &Nvrtc, specs: &[KernelSpec]) -> Result<Self, BuildError> {
+        first(specs, |spec| Self::build(nvrtc, spec))
+    }
+
     /// The same with a source of the caller's, such as a hand-edited one.
     ///
     /// # Errors
@@ -161,6 +172,24 @@ impl Artifact {
         let manifest = Manifest::new(spec, &source, &options, &compiled.report, compiled.nvrtc_version);
         Ok(Artifact { source, ptx: compiled.ptx, cubin: compiled.cubin, log: compiled.log, manifest })
     }
+}
+
+/// Tries specifications in order until one is built or fails for another reason than a refusal.
+///
+/// # Errors
+/// As [`Artifact::build_first`].
+pub fn first<T>(
+    specs: &[KernelSpec],
+    mut build: impl FnMut(&KernelSpec) -> Result<T, BuildError>,
+) -> Result<T, BuildError> {
+    let mut refused = BuildError::NoKernel;
+    for spec in specs {
+        match build(spec) {
+            Err(error @ BuildError::Refused { .. }) => refused = error,
+            other => return other,
+        }
+    }
+    Err(refused)
 }
 
 impl Manifest {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::ir::{MaskIr, Programs};
-use crate::schedule::{Schedule, choose};
+use crate::schedule::{Schedule, candidates, choose};
 use crate::target::{Family, Target};
 
 /// The two 16-bit types of Q, K, V, O and their gradients. Sums are always f32.
@@ -226,21 +226,38 @@ pub struct KernelSpec {
 }
 
 impl KernelSpec {
-    /// The kernel of a pass with the family and the schedule that suit the target.
+    /// The kernel of a pass with the family and the schedule that suit the target best.
     pub fn new(pass: Pass, target: Target, shape: Shape, pattern: Arc<PatternCode>) -> Self {
-        Self::of_family(pass, pass.family(target, &shape), target, shape, pattern)
+        let family = pass.family(target, &shape);
+        let schedule = choose(pass, family, &shape, target);
+        KernelSpec { pass, family, target, shape, schedule, pattern }
     }
 
-    /// The same from a given family's template.
+    /// The kernels of a pass in the order to try them: the target's own family first, then the plainer one; in each,
+    /// the schedules that leave more and more registers to the pattern. Empty when no template computes the pass.
+    pub fn candidates(
+        pass: Pass,
+        target: Target,
+        shape: Shape,
+        pattern: &Arc<PatternCode>,
+    ) -> Vec<KernelSpec> {
+        let mut families = vec![target.family(), Family::Sm80];
+        families.dedup();
+        families.retain(|&family| pass.exists(family, &shape));
+        let of_family = |family| Self::of_family(pass, family, target, shape, pattern);
+        families.into_iter().flat_map(of_family).collect()
+    }
+
+    /// The same within one family.
     pub fn of_family(
         pass: Pass,
         family: Family,
         target: Target,
         shape: Shape,
-        pattern: Arc<PatternCode>,
-    ) -> Self {
-        let schedule = choose(pass, family, &shape, target);
-        KernelSpec { pass, family, target, shape, schedule, pattern }
+        pattern: &Arc<PatternCode>,
+    ) -> Vec<KernelSpec> {
+        let spec = |schedule| KernelSpec { pass, family, target, shape, schedule, pattern: pattern.clone() };
+        candidates(pass, family, &shape, target).into_iter().map(spec).collect()
     }
 
     /// 64 hexadecimal digits that differ whenever the kernel's meaning or form does.

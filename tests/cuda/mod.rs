@@ -41,6 +41,11 @@ pub struct Case {
 }
 
 impl Case {
+    /// A published pattern.
+    pub fn preset(name: &str) -> Self {
+        Case { name: name.to_owned(), pattern: Pattern::preset(name).expect("a preset") }
+    }
+
     fn new(name: &str, mask: Mask) -> Self {
         let pattern = Pattern::builder(mask).name(name).build();
         Case { name: name.to_owned(), pattern: pattern.expect("a legal pattern") }

@@ -1,35 +1,48 @@
-//! The first choice of tiles: a pure function of pass, shape and target.
+//! The first choice of tiles: a pure function of pass, shape and target. Measures nothing.
 
 use super::Schedule;
 use crate::spec::{Pass, Shape};
 use crate::target::{Family, Target};
 
-/// The schedule for a kernel, without measuring anything. Always legal for the head dimensions that kernels take.
+/// The schedule to take.
 pub fn choose(pass: Pass, family: Family, shape: &Shape, target: Target) -> Schedule {
-    let narrow = shape.head_dim <= 64;
-    let wide = shape.head_dim > 128;
+    candidates(pass, family, shape, target)[0]
+}
+
+/// Schedules in the order to try them: an involved pattern may take registers that the first has not left, and ptxas tells.
+/// Each is legal for the head dimensions that kernels take.
+pub fn candidates(pass: Pass, family: Family, shape: &Shape, target: Target) -> Vec<Schedule> {
+    let d = shape.head_dim;
     // 163 KiB and more against 99 KiB.
     let roomy = target.smem_per_block_bytes() >= 160 * 1024;
     match (pass, family) {
-        (Pass::Forward, Family::Sm90) => warpgroups(2, 128, 128, 2),
-        (Pass::BackwardFused, _) => warpgroups(2, if narrow { 128 } else { 64 }, 128, 2),
-        (Pass::Forward, Family::Sm80) => match (wide, roomy) {
-            (false, _) => warps(128, 64, 2, 256),
-            (true, true) => warps(128, 32, 2, 256),
-            (true, false) => warps(64, 32, 1, 128),
+        (Pass::Forward, Family::Sm90) => vec![warpgroups(2, 128, 128, 2)],
+        (Pass::BackwardFused, _) => vec![warpgroups(2, if d <= 64 { 128 } else { 64 }, 128, 2)],
+        (Pass::Forward, Family::Sm80) => match (d, roomy) {
+            (..=128, _) => vec![warps(128, 64, 2, 256), warps(64, 32, 2, 128)],
+            (_, true) => vec![warps(128, 32, 2, 256), warps(64, 32, 1, 128)],
+            (_, false) => vec![warps(64, 32, 1, 128), warps(64, 16, 1, 128)],
         },
-        (Pass::BackwardDkv | Pass::BackwardDq, _) => match (wide, roomy) {
-            (false, true) => warps(64, 64, 2, 128),
-            (false, false) => warps(32, 32, 2, 64),
-            (true, true) => warps(32, 32, 2, 64),
-            (true, false) => warps(16, 16, 2, 32),
+        // A warp holds dK and dV of 16 keys: 2 D registers of a thread's 255, so the scores must be narrow.
+        (Pass::BackwardDkv, _) => match (d, roomy) {
+            (..=64, _) => vec![warps(64, 64, 2, 128), warps(32, 64, 2, 128)],
+            (..=128, true) => vec![warps(32, 64, 2, 128), warps(16, 64, 2, 128)],
+            (_, true) => vec![warps(16, 32, 2, 64)],
+            (_, false) => vec![warps(16, 16, 2, 32)],
         },
-        (Pass::Decode, _) => match (wide, roomy) {
-            (false, _) => warps(16, 64, 2, 128),
-            (true, true) => warps(16, 64, 2, 128),
-            (true, false) => warps(16, 32, 2, 64),
+        (Pass::BackwardDq, _) => match (d, roomy) {
+            (..=64, _) => vec![warps(64, 64, 2, 128), warps(64, 32, 2, 128)],
+            (..=128, true) => vec![warps(64, 64, 2, 128), warps(64, 32, 2, 128)],
+            (_, true) => vec![warps(32, 32, 2, 64), warps(32, 16, 2, 64)],
+            (_, false) => vec![warps(16, 16, 2, 32)],
         },
-        (Pass::BackwardDelta | Pass::BackwardConvertDq | Pass::DecodeCombine, _) => warps(64, 64, 1, 128),
+        (Pass::Decode, _) => match (d, roomy) {
+            (..=128, _) | (_, true) => vec![warps(16, 64, 2, 128)],
+            (_, false) => vec![warps(16, 32, 2, 64)],
+        },
+        (Pass::BackwardDelta | Pass::BackwardConvertDq | Pass::DecodeCombine, _) => {
+            vec![warps(64, 64, 1, 128)]
+        }
     }
 }
 

@@ -5,7 +5,7 @@ mod heuristic;
 mod smem;
 mod text;
 
-pub use heuristic::choose;
+pub use heuristic::{candidates, choose};
 pub use smem::smem_bytes;
 pub use text::ParseScheduleError;
 

@@ -28,9 +28,9 @@ pub fn smem_bytes(pass: Pass, family: Family, shape: &Shape, schedule: &Schedule
             let statistics = 2 * 2 * 4 * tile_m;
             ALIGNMENT + 2 * keys + 4 * queries + scores + statistics + 2 * ring_barriers(2) + 16 + 32
         }
-        // Rings of the warps' slices of K and V, reused for the merge of all warps but the first.
+        // Rings of the warps' slices of K and V, reused to merge the warps.
         (Pass::Decode, _) => {
-            let merge = (threads / 32 - 1) * 16 * (shape.head_dim + 2) * 4;
+            let merge = threads / 32 * 16 * (shape.head_dim + 1) * 4;
             merge.max(2 * stages * keys)
         }
         (Pass::BackwardDelta | Pass::BackwardConvertDq | Pass::DecodeCombine, _) => 0,

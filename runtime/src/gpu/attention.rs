@@ -6,7 +6,7 @@ use longgen_codegen::artifact::{BuildError, KernelEntry};
 use longgen_codegen::ir::MaskIr;
 use longgen_codegen::plan::TileShape;
 use longgen_codegen::spec::{KernelSpec, Pass, PatternCode, Shape};
-use longgen_codegen::target::{Family, Target};
+use longgen_codegen::target::Target;
 
 use super::cache::KernelCache;
 use super::{CompiledKernel, GpuAttentionError};
@@ -122,18 +122,9 @@ struct Build<'a> {
 }
 
 impl Build<'_> {
-    /// The pass in the target's family, or in the plainer one where that is refused.
     fn load(&self, pass: Pass) -> Result<Loaded, GpuAttentionError> {
-        let preferred = KernelSpec::new(pass, self.target, self.shape, self.pattern.clone());
-        let compiled = match self.cache.get(&preferred) {
-            Err(BuildError::Refused { .. }) if preferred.family != Family::Sm80 => {
-                let pattern = self.pattern.clone();
-                let plainer = KernelSpec::of_family(pass, Family::Sm80, self.target, self.shape, pattern);
-                self.cache.get(&plainer)
-            }
-            other => other,
-        };
-        Loaded::new(self.device, pass, compiled?)
+        let specs = KernelSpec::candidates(pass, self.target, self.shape, &self.pattern);
+        Loaded::new(self.device, pass, self.cache.get_first(&specs)?)
     }
 
     fn backward(&self, deterministic: bool) -> Result<Vec<Loaded>, GpuAttentionError> {
@@ -141,9 +132,7 @@ impl Build<'_> {
         let all = |passes: [Pass; 3]| passes.into_iter().map(|pass| self.load(pass)).collect();
         match all(passes) {
             // The plainer family has no fused pass: its backward is the split one.
-            Err(GpuAttentionError::Build(BuildError::Refused { .. } | BuildError::Schedule(_)))
-                if passes != Pass::BACKWARD_SPLIT =>
-            {
+            Err(GpuAttentionError::Build(BuildError::Refused { .. })) if passes != Pass::BACKWARD_SPLIT => {
                 all(Pass::BACKWARD_SPLIT)
             }
             other => other,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use longgen_codegen::artifact::{Artifact, BuildError, Manifest};
+use longgen_codegen::artifact::{self, Artifact, BuildError, Manifest};
 use longgen_codegen::cuda::NvrtcError;
 use longgen_codegen::cuda::locate::ToolSearch;
 use longgen_codegen::cuda::nvrtc::{CompileOptions, Nvrtc};
@@ -42,6 +42,14 @@ impl KernelCache {
     /// [`BuildError`] when it is in neither and cannot be compiled.
     pub fn get(&self, spec: &KernelSpec) -> Result<Arc<CompiledKernel>, BuildError> {
         self.get_source(spec, CudaSource::generate(spec)?)
+    }
+
+    /// The first of these specifications that is not refused.
+    ///
+    /// # Errors
+    /// As [`Artifact::build_first`].
+    pub fn get_first(&self, specs: &[KernelSpec]) -> Result<Arc<CompiledKernel>, BuildError> {
+        artifact::first(specs, |spec| self.get(spec))
     }
 
     /// The same with a source of the caller's, such as a hand-edited one.
