@@ -1,1 +1,3 @@
 //! LongGen.
+
+pub mod picture;

@@ -175,7 +175,8 @@ fn ideal(model: &ModelShape, attention: &Cost, kv_dense: u128, kv_kept: u128, to
     let ratio = |product_passes: f64, per_pair: f64| {
         (product_passes * products + per_pair * dense) / (product_passes * products + per_pair * sparse)
     };
-    let weights = model.weight_bytes() as f64;
+    // Decoding one token reads every product's weights, and of the embedding one row.
+    let weights = model.product_weights() as f64 * f64::from(model.element_bytes);
     IdealSpeedup {
         prefill: ratio(1.0, 4.0),
         train: ratio(4.0, 18.0),

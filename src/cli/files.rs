@@ -1,0 +1,134 @@
+//! Reading inputs with a limit and writing outputs whole or not at all.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// What can go wrong with a file.
+#[derive(Debug, Error)]
+pub enum FileError {
+    /// It cannot be read.
+    #[error("`{}` cannot be read", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It cannot be written.
+    #[error("`{}` cannot be written; nothing was left behind", .path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A directory stands where a file is expected.
+    #[error("`{}` is a directory, not a file", .path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// It is larger than any such file needs to be.
+    #[error("`{}` has more than {limit} bytes, which is no {what}", .path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// What it should have been.
+        what: &'static str,
+        /// The limit in bytes.
+        limit: u64,
+    },
+}
+
+/// Reads a file of at most `limit` bytes; `what` names it in errors. Never reads more, whatever the file is.
+pub fn read_limited(path: &Path, what: &'static str, limit: u64) -> Result<Vec<u8>, FileError> {
+    let unreadable = |source| FileError::Read { path: path.into(), source };
+    if path.is_dir() {
+        return Err(FileError::Directory { path: path.into() });
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(unreadable)?;
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > limit {
+        return Err(FileError::TooLarge { path: path.into(), what, limit });
+    }
+    Ok(bytes)
+}
+
+/// Files that appear together: all are written under temporary names before the first gets its own.
+#[derive(Debug, Default)]
+pub struct FileSet {
+    files: Vec<(PathBuf, Vec<u8>)>,
+}
+
+impl FileSet {
+    /// Adds a file to be written.
+    pub fn add(&mut self, path: impl Into<PathBuf>, bytes: impl Into<Vec<u8>>) {
+        self.files.push((path.into(), bytes.into()));
+    }
+
+    /// Writes all files; on an error none of them is left behind and older ones stay as they were.
+    pub fn commit(self) -> Result<(), FileError> {
+        let mut pending = Pending::default();
+        for (path, bytes) in &self.files {
+            let failed = |source| FileError::Write { path: path.clone(), source };
+            if path.is_dir() {
+                return Err(FileError::Directory { path: path.clone() });
+            }
+            pending.stage(path, bytes).map_err(failed)?;
+        }
+        pending.publish()
+    }
+}
+
+/// Writes one file, whole or not at all.
+pub fn write(path: &Path, bytes: impl Into<Vec<u8>>) -> Result<(), FileError> {
+    let mut files = FileSet::default();
+    files.add(path, bytes);
+    files.commit()
+}
+
+/// Staged files; those that were not published are removed when it goes away.
+#[derive(Default)]
+struct Pending {
+    staged: Vec<(PathBuf, PathBuf)>,
+}
+
+impl Pending {
+    fn stage(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        // Through a symbolic link to the file it means; what does not exist yet has no link to follow.
+        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        if fs::metadata(&target).is_ok_and(|existing| !existing.is_file()) {
+            // A device or a pipe takes bytes as they come and must not be replaced by a file.
+            return File::options().write(true).open(&target)?.write_all(bytes);
+        }
+        let name = target.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
+        let temporary = target.with_file_name(format!(".{name}.{}.part", std::process::id()));
+        let mut file = File::options().write(true).create_new(true).open(&temporary)?;
+        self.staged.push((temporary, target));
+        file.write_all(bytes)?;
+        file.sync_all()
+    }
+
+    fn publish(mut self) -> Result<(), FileError> {
+        for (temporary, target) in std::mem::take(&mut self.staged) {
+            fs::rename(&temporary, &target).map_err(|source| {
+                self.staged.push((temporary, target.clone()));
+                FileError::Write { path: target, source }
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        for (temporary, _) in &self.staged {
+            // Cleaning up after an error that is being reported; a second one would hide it.
+            let _ = fs::remove_file(temporary);
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The `lgc` command line: the commands, and what they share. Each command lives in a module of its own and writes
+//! to the stream it is given; nothing here prints by itself.
+
+mod error;
+mod files;
+mod model_arg;
+mod number;
+mod pattern_arg;
+mod report;
+mod show;
+mod terminal;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use error::CliError;
+
+const ABOUT: &str = "Compiles sparse attention patterns to CUDA and CPU kernels, and tells what they cost.";
+
+const PATTERN_HELP: &str = "\
+PATTERN is one of
+  a preset's name    longgen-sink, longgen-stride, phi3-small, streaming-llm, mistral, gemma3, gpt-oss, duo, longlora
+  a TOML file        pattern.toml
+  the pattern text   'sink=4, window=4096, stride=8'
+
+Exit codes: 0 done, 1 it failed (input data, files, devices, a check out of bounds), 2 wrong command line or pattern.";
+
+/// `lgc` and its arguments.
+#[derive(Debug, Parser)]
+#[command(name = "lgc", version, about = ABOUT, after_help = PATTERN_HELP, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Tell what a pattern costs and saves in a model: pairs, FLOPs, KV bytes, ideal speed-ups
+    Report(report::Args),
+    /// Draw the mask: in the terminal, or as a PNG or SVG picture
+    Show(show::Args),
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let outcome = run(std::env::args_os(), &mut out).and_then(|()| Ok(out.flush()?));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader has seen enough: `lgc report ... | head` is no failure.
+        Err(CliError::Stdout(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing is left to be told if standard error is closed too.
+            let _ = write!(io::stderr(), "{}", error.render());
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(args: impl Iterator<Item = OsString>, out: &mut dyn Write) -> Result<(), CliError> {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => return Err(CliError::Clap(error)),
+        Err(help_or_version) => return Ok(write!(out, "{help_or_version}")?),
+    };
+    match cli.command {
+        Command::Report(args) => report::run(&args, out),
+        Command::Show(args) => show::run(&args, out),
+    }
+}
