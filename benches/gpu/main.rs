@@ -1,0 +1,51 @@
+//! Times our GPU kernels and checks what was timed. One JSON item a line on standard input, one JSON result a line on
+//! standard output, so that a script can take turns between us and the peers (`benches/peers_gpu.py`):
+//!
+//! ```text
+//! {"pattern": "sink=4, window=4096", "pass": "forward", "tokens": 65536, "heads": 32, "kv_heads": 32, "head_dim": 128}
+//! ```
+//! `batch` (1), `dtype` ("bf16") and `repeats` (20) may be left out; passes are `forward`, `backward`,
+//! `backward_deterministic`, `decode` and `decode_compact`. A line `quit` or the end of input ends it.
+//!
+//! Inputs are random, outputs poisoned. Times are medians of CUDA events, after a warm-up. FLOPs count visible pairs only: 4 pairs D
+//! forward, 10 pairs D backward. Decode counts the bytes of the visible keys and values.
+
+mod item;
+mod sample;
+mod work;
+
+use std::io::{BufRead, Write};
+
+use longgen_codegen::cuda::locate::ToolSearch;
+use longgen_runtime::driver::Device;
+use longgen_runtime::gpu::KernelCache;
+
+use item::Item;
+
+fn main() {
+    // `cargo test --benches` passes no input and has no GPU: then there is nothing to do.
+    let device = match Device::open(0) {
+        Ok(device) => device,
+        Err(error) => return println!("{}", serde_json::json!({ "skipped": error.to_string() })),
+    };
+    let search =
+        ToolSearch { variable: std::env::var_os("LONGGEN_NVRTC").map(Into::into), ..ToolSearch::default() };
+    let cache = KernelCache::new(search, None);
+    let mut out = std::io::stdout();
+    for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+        let line = line.trim();
+        if line == "quit" {
+            break;
+        }
+        if line.is_empty() {
+            continue;
+        }
+        let result = serde_json::from_str::<Item>(line)
+            .map_err(|error| error.to_string())
+            .and_then(|item| work::run(&device, &cache, &item).map_err(|error| error.to_string()))
+            .unwrap_or_else(|error| serde_json::json!({ "error": error }));
+        if writeln!(out, "{result}").and_then(|()| out.flush()).is_err() {
+            break;
+        }
+    }
+}

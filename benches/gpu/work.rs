@@ -1,0 +1,303 @@
+//! One item: build, fill with noise, run, check, time.
+
+use std::error::Error;
+use std::time::Instant;
+
+use half::{bf16, f16};
+use longgen_codegen::analysis::{KvLayout, visible_pairs};
+use longgen_codegen::ir::MaskIr;
+use longgen_codegen::pattern::{PRESETS, Pattern};
+use longgen_codegen::spec::{Dtype, Shape};
+use longgen_runtime::driver::{Buffer, Device, Stream};
+use longgen_runtime::gpu::{
+    BackwardTensors, ForwardTensors, GpuAttention, GpuOptions, KernelCache, Layout, Prepared, View, ViewMut,
+};
+use longgen_runtime::problem::{AttentionProblem, HeadShape, Sequences};
+use longgen_runtime::tensor::TensorShape;
+use serde_json::{Value, json};
+
+use crate::item::{Item, Pass};
+use crate::sample::{self, Sampled};
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+const POISON: u8 = 0xff;
+/// Launches in one captured graph of decode steps: what they take apart from each other is then not measured.
+const STEPS_IN_GRAPH: usize = 20;
+
+pub fn run(device: &Device, cache: &KernelCache, item: &Item) -> Outcome<Value> {
+    let pattern = if PRESETS.contains(&item.pattern.as_str()) {
+        Pattern::preset(&item.pattern)?
+    } else {
+        item.pattern.parse::<Pattern>()?
+    };
+    let ir = MaskIr::lower(&pattern, None)?;
+    let dtype = if item.dtype == "fp16" { Dtype::Fp16 } else { Dtype::Bf16 };
+    let shape = Shape::plain(item.head_dim as u32, dtype);
+    let options = GpuOptions {
+        target: None,
+        backward: item.pass.is_backward(),
+        deterministic: item.pass == Pass::BackwardDeterministic,
+        decode: item.pass.is_decode(),
+    };
+    let started = Instant::now();
+    let attention = GpuAttention::new(device, cache, &pattern.to_string(), &ir, shape, options)?;
+    let build_ms = started.elapsed().as_secs_f64() * 1e3;
+
+    let mut bench = Bench::new(item, &attention, &ir, dtype)?;
+    bench.submit()?;
+    bench.attention.stream().synchronize()?;
+    let check = if item.pass.is_decode() { Value::Null } else { bench.check()? };
+    let times = bench.time(item.repeats)?;
+    Ok(bench.report(&times, build_ms, check))
+}
+
+/// A contiguous 16-bit tensor on the device.
+pub struct Tensor {
+    pub buffer: Buffer,
+    pub dtype: Dtype,
+    layout: Layout,
+}
+
+impl Tensor {
+    fn view(&self) -> View<'_> {
+        View { buffer: &self.buffer, layout: self.layout }
+    }
+
+    fn view_mut(&mut self) -> ViewMut<'_> {
+        ViewMut { buffer: &mut self.buffer, layout: self.layout }
+    }
+}
+
+/// Device state of one item.
+pub struct Bench<'a> {
+    pub item: &'a Item,
+    pub ir: &'a MaskIr,
+    attention: &'a GpuAttention,
+    prepared: Prepared,
+    pub q: Tensor,
+    pub k: Tensor,
+    pub v: Tensor,
+    pub d_o: Tensor,
+    pub o: Tensor,
+    pub lse: Buffer,
+    pub dq: Tensor,
+    pub dk: Tensor,
+    pub dv: Tensor,
+    slot_key: Option<Buffer>,
+    /// Key slots that hold a key, over all KV heads of one sequence.
+    live_keys: u64,
+}
+
+impl<'a> Bench<'a> {
+    fn new(item: &'a Item, attention: &'a GpuAttention, ir: &'a MaskIr, dtype: Dtype) -> Outcome<Bench<'a>> {
+        let stream = attention.stream();
+        let (slots, slot_key, live_keys) = cache_slots(item, ir);
+        let queries_each = if item.pass.is_decode() { 1 } else { item.tokens };
+        let cuts = |each: usize| (0..=item.batch).map(|b| b * each).collect::<Vec<_>>();
+        let offset = (item.tokens - queries_each) as i64;
+        let sequences = Sequences::new(cuts(queries_each), cuts(slots), Some(vec![offset; item.batch]))?;
+        let shape = HeadShape::new(item.heads, item.kv_heads, item.head_dim)?;
+        let problem = AttentionProblem::new(shape, sequences);
+        let queries =
+            TensorShape { tokens: item.batch * queries_each, heads: item.heads, head_dim: item.head_dim };
+        let keys = TensorShape { tokens: item.batch * slots, heads: item.kv_heads, head_dim: item.head_dim };
+        let none = TensorShape { tokens: 0, ..queries };
+        let backward = |shape| if item.pass.is_backward() { shape } else { none };
+        let filled = |shape: TensorShape| -> Outcome<Tensor> {
+            let bytes = shape.tokens * shape.heads * shape.head_dim * 2;
+            let buffer = Buffer::filled(stream, bytes, POISON)?;
+            Ok(Tensor { buffer, layout: Layout::contiguous(shape), dtype })
+        };
+        Ok(Bench {
+            item,
+            ir,
+            attention,
+            prepared: attention.prepare(&problem)?,
+            q: noise(stream, dtype, queries, 1)?,
+            k: noise(stream, dtype, keys, 2)?,
+            v: noise(stream, dtype, keys, 3)?,
+            d_o: noise(stream, dtype, backward(queries), 4)?,
+            o: filled(queries)?,
+            lse: Buffer::filled(stream, problem.lse_elements() * 4, POISON)?,
+            dq: filled(backward(queries))?,
+            dk: filled(backward(keys))?,
+            dv: filled(backward(keys))?,
+            slot_key: slot_key.map(|keys| Buffer::from_slice(stream, &keys)).transpose()?,
+            live_keys,
+        })
+    }
+
+    /// The forward pass, and whatever else the item's first run needs.
+    fn submit(&mut self) -> Outcome<()> {
+        match self.item.pass {
+            Pass::Decode | Pass::DecodeCompact => self.decode(),
+            Pass::Forward => self.forward(),
+            Pass::Backward | Pass::BackwardDeterministic => {
+                self.forward()?;
+                self.backward()
+            }
+        }
+    }
+
+    fn tensors<'t>(
+        (q, k, v): (&'t Tensor, &'t Tensor, &'t Tensor),
+        o: &'t mut Tensor,
+        lse: &'t mut Buffer,
+    ) -> ForwardTensors<'t> {
+        ForwardTensors { q: q.view(), k: k.view(), v: v.view(), sink_logit: None, o: o.view_mut(), lse }
+    }
+
+    fn forward(&mut self) -> Outcome<()> {
+        let tensors = Self::tensors((&self.q, &self.k, &self.v), &mut self.o, &mut self.lse);
+        Ok(self.attention.forward(&mut self.prepared, tensors)?)
+    }
+
+    fn decode(&mut self) -> Outcome<()> {
+        let tensors = Self::tensors((&self.q, &self.k, &self.v), &mut self.o, &mut self.lse);
+        Ok(self.attention.decode(&mut self.prepared, tensors, self.slot_key.as_ref())?)
+    }
+
+    fn backward(&mut self) -> Outcome<()> {
+        let tensors = BackwardTensors {
+            q: self.q.view(),
+            k: self.k.view(),
+            v: self.v.view(),
+            sink_logit: None,
+            o: self.o.view(),
+            lse: &self.lse,
+            d_o: self.d_o.view(),
+            d_lse: None,
+            dq: self.dq.view_mut(),
+            dk: self.dk.view_mut(),
+            dv: self.dv.view_mut(),
+            d_sink: None,
+        };
+        Ok(self.attention.backward(&mut self.prepared, tensors)?)
+    }
+
+    /// Milliseconds of each repeat, ascending.
+    fn time(&mut self, repeats: usize) -> Outcome<Vec<f64>> {
+        let stream = self.attention.stream().clone();
+        let mut times = Vec::with_capacity(repeats);
+        if self.item.pass.is_decode() {
+            let graph =
+                stream.capture(|| (0..STEPS_IN_GRAPH).try_for_each(|_| self.decode()).map_err(Failed))?;
+            graph.launch()?;
+            for _ in 0..repeats {
+                let start = stream.record()?;
+                graph.launch()?;
+                times.push(f64::from(start.elapsed_ms(&stream.record()?)?) / STEPS_IN_GRAPH as f64);
+            }
+        } else {
+            let backward = self.item.pass.is_backward();
+            for repeat in 0..repeats + 3 {
+                let start = stream.record()?;
+                if backward {
+                    self.backward()?
+                } else {
+                    self.forward()?
+                }
+                let end = stream.record()?;
+                if repeat >= 3 {
+                    times.push(f64::from(start.elapsed_ms(&end)?));
+                }
+            }
+        }
+        times.sort_by(f64::total_cmp);
+        Ok(times)
+    }
+
+    fn check(&self) -> Outcome<Value> {
+        let Sampled { errors } = sample::check(self)?;
+        Ok(json!(errors))
+    }
+
+    fn report(&self, times: &[f64], build_ms: f64, check: Value) -> Value {
+        let item = self.item;
+        let ms = times[times.len() / 2];
+        let group = (item.heads / item.kv_heads) as f64;
+        let pairs: f64 = if item.pass.is_decode() {
+            0.0
+        } else {
+            let of = |g| visible_pairs(self.ir, g, item.tokens as u32).map_or(f64::NAN, |n| n as f64);
+            (0..item.kv_heads as u32).map(of).sum::<f64>() * group * item.batch as f64
+        };
+        let per_pair = if item.pass.is_backward() { 10.0 } else { 4.0 };
+        let kv_bytes = (self.live_keys * item.batch as u64) as f64 * item.head_dim as f64 * 4.0;
+        json!({
+            "item": item,
+            "ms": ms, "ms_min": times[0], "ms_max": times[times.len() - 1],
+            "tflops": pairs * per_pair * item.head_dim as f64 / ms / 1e9,
+            "pairs": pairs,
+            "kv_bytes": kv_bytes, "kv_gbps": kv_bytes / ms / 1e6,
+            "build_ms": build_ms, "splits": self.prepared.splits(), "check": check,
+            "kernels": self.attention.kernels().map(|k| k.manifest.schedule.clone()).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// An error that a captured closure may return.
+#[derive(Debug)]
+struct Failed(Box<dyn Error>);
+
+impl From<longgen_runtime::driver::GpuError> for Failed {
+    fn from(error: longgen_runtime::driver::GpuError) -> Self {
+        Failed(Box::new(error))
+    }
+}
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+impl Error for Failed {}
+
+/// Key slots of one sequence, the key in each slot of each KV head when they are a compact cache, and how many keys the
+/// query sees in all.
+fn cache_slots(item: &Item, ir: &MaskIr) -> (usize, Option<Vec<i32>>, u64) {
+    let last = item.tokens as u32 - 1;
+    let seen = |g: u32| (0..=last).filter(|&j| ir.sees(g, last, j)).count() as u64;
+    let heads = 0..item.kv_heads as u32;
+    let live = if item.pass.is_decode() { heads.clone().map(seen).sum() } else { 0 };
+    if item.pass != Pass::DecodeCompact {
+        return (item.tokens, None, live);
+    }
+    let tokens = item.tokens as u64;
+    let layouts: Vec<KvLayout> = heads.map(|g| KvLayout::new(ir, g)).collect();
+    let sizes = layouts.iter().zip(0u32..).map(|(layout, g)| layout.slots(g, tokens, 1));
+    let slots = sizes.max().unwrap_or(0) as usize;
+    let mut slot_key = vec![-1i32; slots * item.kv_heads];
+    for (layout, g) in layouts.iter().zip(0u32..) {
+        for j in 0..tokens {
+            if let Some(slot) = layout.slot(g, j, tokens, 1) {
+                slot_key[g as usize * slots + slot as usize] = j as i32;
+            }
+        }
+    }
+    (slots, Some(slot_key), live)
+}
+
+/// A tensor of noise of variance 1. The noise repeats after a prime number of elements, so no two rows are equal.
+fn noise(stream: &Stream, dtype: Dtype, shape: TensorShape, seed: u64) -> Outcome<Tensor> {
+    const PERIOD: usize = 4_194_301;
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut uniform = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u32 << 24) as f32 - 0.5
+    };
+    let count = shape.tokens * shape.heads * shape.head_dim;
+    let period: Vec<u16> = (0..PERIOD.min(count))
+        .map(|_| {
+            let x = (0..4).map(|_| uniform()).sum::<f32>() * 3f32.sqrt();
+            if dtype == Dtype::Bf16 { bf16::from_f32(x).to_bits() } else { f16::from_f32(x).to_bits() }
+        })
+        .collect();
+    let mut values: Vec<u16> = Vec::with_capacity(count);
+    while values.len() < count {
+        values.extend_from_slice(&period[..PERIOD.min(count - values.len())]);
+    }
+    Ok(Tensor { buffer: Buffer::from_slice(stream, &values)?, layout: Layout::contiguous(shape), dtype })
+}
