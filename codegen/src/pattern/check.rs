@@ -50,10 +50,8 @@ fn check(pattern: &Pattern) -> Result<(), (Part, Problem)> {
             .map_err(|allowed| (Part::LayerCount, Problem::value("layers", count, allowed)))?;
     }
     check_layers("full", &pattern.layers.full, count).map_err(|problem| (Part::FullLayers, problem))?;
-    if pattern.rules.len() > rules::MAX_RULES {
-        let (what, limit) = ("the number of head rules".to_string(), format!("{}", rules::MAX_RULES));
-        return Err((Part::Rules, Problem::Limit { what, limit }));
-    }
+    let rules = pattern.rules.len();
+    rules::rules(rules as u64).map_err(|allowed| (Part::Rules, Problem::value("rules", rules, allowed)))?;
     for (n, rule) in pattern.rules.iter().enumerate() {
         check_set("heads", &rule.heads, rules::head).map_err(|problem| (Part::RuleHeads(n), problem))?;
         check_layers("layers", &rule.layers, count).map_err(|problem| (Part::RuleLayers(n), problem))?;
@@ -92,12 +90,7 @@ fn check_set(key: &str, set: &IndexSet, index: fn(u64) -> rules::Checked) -> Res
 fn check_mask(mask: &Mask) -> Result<(), Problem> {
     let mut clauses = 0;
     walk(mask, rules::MAX_DEPTH, &mut clauses)?;
-    if clauses > rules::MAX_CLAUSES {
-        let (what, limit) =
-            ("the number of clauses in a mask".to_string(), format!("{}", rules::MAX_CLAUSES));
-        return Err(Problem::Limit { what, limit });
-    }
-    Ok(())
+    rules::clauses(clauses as u64).map_err(|allowed| Problem::value("clauses", clauses, allowed))
 }
 
 fn walk(mask: &Mask, depth: usize, clauses: &mut usize) -> Result<(), Problem> {

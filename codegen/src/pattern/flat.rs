@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Clause, DEFAULT_BLOCK, Mask, Predicate, Problem, rules};
+use super::{Clause, DEFAULT_BLOCK, Mask, Pattern, Predicate, Problem, rules};
 
 /// The keys of a flat list, in canonical order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,6 +20,19 @@ pub(super) enum Key {
     Shifted,
     Full,
     Where,
+}
+
+impl Pattern {
+    /// The keys that a mask is made of, in canonical order; the same in every way in.
+    pub const KEYS: [&'static str; Key::ALL.len()] = {
+        let mut names = [""; Key::ALL.len()];
+        let mut n = 0;
+        while n < names.len() {
+            names[n] = Key::ALL[n].name();
+            n += 1;
+        }
+        names
+    };
 }
 
 /// What a key takes.

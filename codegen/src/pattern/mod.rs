@@ -1,6 +1,8 @@
 //! What the user means: a [`Pattern`], its three ways in (text, TOML, builder; the attribute expands to the builder)
 //! and the rules they share. Knows nothing of tiles, kernels or lengths.
 
+#[doc(hidden)]
+pub mod attribute;
 mod builder;
 mod check;
 mod error;
@@ -14,6 +16,7 @@ pub mod rules;
 mod text;
 mod toml;
 
+pub use attribute::SparsePattern;
 pub use builder::PatternBuilder;
 pub use error::{PatternError, Problem};
 pub use index_set::{IndexSet, Span};

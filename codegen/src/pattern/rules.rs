@@ -4,7 +4,7 @@
 //! Values arrive as `u64` so that a value too large for its field is refused by the rule and not by a conversion.
 //! Each function returns what is allowed when the value is not.
 
-use super::MAX_TOKENS;
+use super::{MAX_TOKENS, PRESETS};
 
 /// `Err` says what is allowed.
 pub type Checked = Result<(), &'static str>;
@@ -141,10 +141,90 @@ pub const fn name(name: &str) -> Checked {
     if bytes.is_empty() || bytes.len() > MAX_NAME { Err(ALLOWED) } else { Ok(()) }
 }
 
+/// Clauses in one mask.
+pub const fn clauses(count: u64) -> Checked {
+    within(count, 1, MAX_CLAUSES as u64, "must be 1 to 256 clauses")
+}
+
+/// Levels of unions, intersections, differences and parentheses in one mask.
+pub const fn depth(levels: u64) -> Checked {
+    within(levels, 1, MAX_DEPTH as u64, "a mask nests at most 16 levels deep")
+}
+
+/// Rules for heads and layers.
+pub const fn rules(count: u64) -> Checked {
+    within(count, 0, MAX_RULES as u64, "must be at most 4096 rules for heads")
+}
+
+/// A preset's name.
+pub const fn preset(name: &str) -> Checked {
+    let mut n = 0;
+    while n < PRESETS.len() {
+        if same(name.as_bytes(), PRESETS[n].as_bytes()) {
+            return Ok(());
+        }
+        n += 1;
+    }
+    Err(
+        "unknown preset; there are: longgen-sink, longgen-stride, phi3-small, streaming-llm, mistral, gemma3, gpt-oss, \
+         duo, longlora",
+    )
+}
+
+/// `==` of strings, which `const` functions do not have.
+const fn same(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    let mut n = 0;
+    while n < a.len() {
+        if a[n] != b[n] {
+            return false;
+        }
+        n += 1;
+    }
+    true
+}
+
 /// Turns a broken rule into a compile error; the attribute calls it in `const` context.
 #[doc(hidden)]
+#[track_caller]
 pub const fn enforce(checked: Checked) {
     if let Err(allowed) = checked {
         panic!("{}", allowed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_inclusive() {
+        assert!(
+            window(0).is_err()
+                && window(1).is_ok()
+                && window(1 << 30).is_ok()
+                && window((1 << 30) + 1).is_err()
+        );
+        assert!(stride(0).is_err() && stride(1 << 20).is_ok() && stride(u64::MAX).is_err());
+        assert!(block(0).is_err() && block(48).is_err() && block(4096).is_ok() && block(8192).is_err());
+        assert!(group(0).is_err() && group(3).is_err() && group(2).is_ok() && group(1 << 30).is_ok());
+        assert!(span(1 << 20, 1024).is_ok() && span(1 << 20, 2048).is_err() && span(u64::MAX, 2).is_err());
+        assert!(
+            softcap(f32::NAN).is_err()
+                && softcap(0.0).is_err()
+                && softcap(-1.0).is_err()
+                && softcap(50.0).is_ok()
+        );
+        assert!(name("").is_err() && name("a b-c_d.9").is_ok() && name("\n").is_err() && name("ü").is_err());
+    }
+
+    #[test]
+    fn the_message_lists_every_preset() {
+        let Err(message) = preset("no such preset") else { panic!("accepted") };
+        for name in PRESETS {
+            assert!(preset(name).is_ok() && message.contains(name));
+        }
     }
 }

@@ -7,7 +7,7 @@ use super::lex::{Kind, Token, tokens};
 use crate::pattern::error::Fault;
 use crate::pattern::flat::{Flat, Key, Takes, Value};
 use crate::pattern::index_set::Span;
-use crate::pattern::{IndexSet, Mask, Predicate, Problem, rules};
+use crate::pattern::{IndexSet, Mask, Pattern, Predicate, Problem, rules};
 
 /// The mask alone.
 pub(super) fn mask(text: &str) -> Result<Mask, Fault> {
@@ -182,7 +182,7 @@ impl<'a> Parser<'a> {
         }
         let name = self.next();
         let Some(key) = Key::named(name.text) else {
-            let problem = Problem::unknown_key(name.text, &Key::ALL.map(Key::name));
+            let problem = Problem::unknown_key(name.text, &Pattern::KEYS);
             return Err(Fault::new(problem, name.bytes));
         };
         let value = match key.takes() {

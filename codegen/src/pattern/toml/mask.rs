@@ -7,7 +7,7 @@ use ::toml::de::DeTable;
 use super::values::{Entry, entries};
 use crate::pattern::error::Fault;
 use crate::pattern::flat::{Flat, Key, Takes, Value};
-use crate::pattern::{Mask, Predicate, Problem};
+use crate::pattern::{Mask, Pattern, Predicate, Problem};
 
 pub(super) const COMBINATIONS: [&str; 3] = ["union", "intersection", "difference"];
 
@@ -44,7 +44,7 @@ pub(super) fn mask(
 }
 
 fn allowed(others: &[&'static str]) -> Vec<&'static str> {
-    Key::ALL.into_iter().map(Key::name).chain(COMBINATIONS).chain(others.iter().copied()).collect()
+    Pattern::KEYS.into_iter().chain(COMBINATIONS).chain(others.iter().copied()).collect()
 }
 
 /// The flat keys of one table, and where they stand.
