@@ -25,7 +25,8 @@ struct Shape {
 /// The whole attribute. Errors go to `out`; only one that leaves nothing to go on from is returned.
 pub(crate) fn args(input: ParseStream<'_>, out: &mut Out) -> Result<()> {
     if input.is_empty() {
-        return Err(input.error("the pattern is missing: write at least one clause, like `window = 4096`"));
+        let message = "the pattern is missing: write at least one clause, like `window = 4096`";
+        return Err(Error::new(Span::call_site(), message));
     }
     let preset = input.fork().call(Ident::parse_any).is_ok_and(|word| word == "preset");
     if preset {
@@ -218,7 +219,10 @@ pub(crate) fn flag(input: ParseStream<'_>) -> Result<()> {
 /// A plain decimal number.
 pub(crate) fn integer(input: ParseStream<'_>) -> Result<(u64, Span)> {
     if at_mark(input, '-') {
-        return Err(input.error("must not be negative"));
+        let error = input.error("must not be negative");
+        skip_one(input);
+        skip_one(input);
+        return Err(error);
     }
     let number: LitInt =
         input.parse().map_err(|error| Error::new(error.span(), "expected a whole number"))?;
@@ -253,6 +257,6 @@ pub(crate) fn skip(input: ParseStream<'_>, stop: impl Fn(ParseStream<'_>) -> boo
 }
 
 fn skip_one(input: ParseStream<'_>) {
-    // Parsing a token tree cannot fail where there is one, and the loop above stops where there is none.
+    // Fails only at the end, where there is nothing to go past.
     let _ = input.parse::<proc_macro2::TokenTree>();
 }

@@ -37,7 +37,8 @@ fn on_struct(attribute: TokenStream, item: &ItemStruct) -> TokenStream {
         out.push(error);
     }
     let body = quote!(::longgen::__private::from_text(#text));
-    let implementation = implementation(&item.ident, &body, &out);
+    // Without its parameters the implementation would be a second error.
+    let implementation = item.generics.params.is_empty().then(|| implementation(&item.ident, &body, &out));
     let notes = out.tokens();
     quote!(#item #notes #implementation)
 }
@@ -58,7 +59,9 @@ fn on_function(attribute: &TokenStream, item: &ItemFn) -> TokenStream {
     let implementation = implementation(name, &body, &out);
     let marker = marker(name, visibility);
     let notes = out.tokens();
-    quote!(#item #notes #marker #implementation)
+    // The function counts as used, also where only its pattern is.
+    let uses = out.is_ok().then(|| quote!(const _: fn(i64, i64, i64) -> bool = #name;));
+    quote!(#item #notes #marker #implementation #uses)
 }
 
 /// A type without values and with the function's name, which leaves the name free for the function.

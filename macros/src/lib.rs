@@ -15,7 +15,7 @@ mod sets;
 ///
 /// On a unit struct the attribute holds the text form of a pattern. The struct then implements `SparsePattern`:
 ///
-/// ```ignore
+/// ```text
 /// #[sparse_pattern(sink = 4, window = 4096, stride = 8)]
 /// struct Local;
 ///
@@ -28,7 +28,7 @@ mod sets;
 /// On a function the attribute stands alone, and the body is the mask: whether query `q` sees key `k` under KV head
 /// `head` (causality is added). The function stays as it is; a type of the same name implements `SparsePattern`:
 ///
-/// ```ignore
+/// ```text
 /// #[sparse_pattern]
 /// fn sees(q: i64, k: i64, head: i64) -> bool {
 ///     let distance = q - k;
@@ -41,3 +41,6 @@ mod sets;
 pub fn sparse_pattern(args: TokenStream, item: TokenStream) -> TokenStream {
     expand::expand(args.into(), item.into()).into()
 }
+
+#[cfg(test)]
+mod tests;

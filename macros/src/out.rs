@@ -9,6 +9,8 @@ use syn::Error;
 pub(crate) struct Out {
     errors: Vec<Error>,
     assertions: Vec<TokenStream>,
+    #[cfg(test)]
+    rules: Vec<(String, String)>,
 }
 
 impl Out {
@@ -22,6 +24,8 @@ impl Out {
 
     /// Asserts `rules::RULE(ARGS)` when the expansion is compiled; a failure points at `span`.
     pub(crate) fn rule(&mut self, span: Span, rule: &str, args: impl ToTokens) {
+        #[cfg(test)]
+        self.rules.push((rule.to_string(), args.to_token_stream().to_string()));
         let rule = syn::Ident::new(rule, span);
         self.assertions.push(quote_spanned! {span=>
             const _: () = ::longgen::__private::rules::enforce(::longgen::__private::rules::#rule(#args));
@@ -41,5 +45,10 @@ impl Out {
     #[cfg(test)]
     pub(crate) fn messages(&self) -> Vec<String> {
         self.errors.iter().map(ToString::to_string).collect()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn rules(&self) -> &[(String, String)] {
+        &self.rules
     }
 }
