@@ -8,7 +8,7 @@
 // each warp copies, waits for and consumes its own slices, kStages - 1 of them in flight, meeting the others only at the end.
 //
 //   grid    x = p.splits; y = G; z = B                                                       block  kThreads
-//   Q       16 x D in registers        K, V   kSlice = kTileN / warps keys of each tile, per warp and stage
+//   Q       16 x D, shared by the warps        K, V   kSlice = kTileN / warps keys of each tile, per warp and stage
 //
 // The share. The visible tiles of the row are counted, and split x takes those in [x, x + 1) * count / splits in visible
 // order: long gaps cost nothing and the shares are even. Each of 32 lanes counts one part of the key range.
@@ -20,11 +20,13 @@
 // is 0 are not even read (their rows become zeros).
 //
 // Shared memory, bytes
+//   Q          16 * D * 2
 //   rings      warps * kStages * 2 * kSlice * D * 2     K and V slices; at the end the outputs and log-sum-exps of the warps,
 //                                                       warps * 16 * (D + 1) * 4, which is less
 //
-// Synchronisation. A warp's slot is refilled after __syncwarp, when all its lanes are done with it; cp.async.wait_group and
-// __syncwarp show a slice to all lanes of the warp. Block barriers stand only around the merge of the warps.
+// Synchronisation. Q is the first group of copies, shown to all by a block barrier before the loop. A warp's slot is refilled after __syncwarp, when all its lanes are done with it; cp.async.wait_group and
+// __syncwarp show a slice to all lanes of the warp. Beyond that, block barriers
+// stand only around the merge of the warps.
 #include "params.cuh"
 #include "tile/copy.cuh"
 #include "tile/merge.cuh"
@@ -41,6 +43,7 @@ constexpr int kSlice = kTileN / kWarps;
 static_assert(kTileN == kSlice * kWarps && (kSlice == 16 || kSlice == 32), "a warp's slice is 16 or 32 keys");
 static_assert(kStages >= 2, "one slot is computed on while the others fill");
 
+using QueryTile = SharedTile<kHeadDim>;
 using SliceRing = SharedRing<kSlice, kHeadDim>;
 
 // Moves `walk` to the first tile of share `split` of `splits` and returns how many tiles the share has. Same in all lanes.
@@ -111,19 +114,6 @@ struct SliceWalk {
     }
 };
 
-// Loads up to 16 query heads as the left operand; heads past `heads` are zeros.
-LG_DEVICE void load_queries(Fragments<1, kHeadDim>& to, const Half* q, i64 head_stride, int heads) {
-    const int lane = threadIdx.x % kWarpSize;
-#pragma unroll
-    for (int depth = 0; depth < kHeadDim / 16; ++depth) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-            const int row = lane / 4 + e % 2 * 8, column = depth * 16 + lane % 4 * 2 + e / 2 * 8;
-            to.x[0][depth][e] = row < heads ? *reinterpret_cast<const u32*>(q + row * head_stride + column) : 0;
-        }
-    }
-}
-
 }  // namespace lg
 
 extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_decode(const __grid_constant__ lg::Params p) {
@@ -134,12 +124,16 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_decode(c
     const Sequence seq = load_sequence(p, b);
     if (seq.q_len <= 0) return;
 
-    const SliceRing k_ring{shared_address(dynamic_shared) + warp * kStages * 2 * SliceRing::kTileBytes};
+    const QueryTile q_tile{shared_address(dynamic_shared)};
+    const u32 rings = q_tile.rows_from(kRows).base;
+    const SliceRing k_ring{rings + warp * kStages * 2 * SliceRing::kTileBytes};
     const SliceRing v_ring{k_ring.base + kStages * SliceRing::kTileBytes};
     const SliceWalk walk(p, b, g, seq, split);
     const ScoreMap score(p);
 
     for (int head = 0; head < group; head += kRows) {
+        copy_tile_async<kRows>(q_tile, query_row(p, seq.q_begin, g * group + head), p.q_h, group - head);
+        commit_copies();
         TileStream<SliceWalk, kStages> slices(walk);
         const auto start_copy = [&](int place, int slot) {
             const int first = slices.n[place];
@@ -157,8 +151,9 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_decode(c
             start_copy(stage, stage);
         }
 
-        Fragments<1, kHeadDim> queries;
-        load_queries(queries, query_row(p, seq.q_begin, g * group + head), p.q_h, group - head);
+        wait_copies<kStages - 1>();
+        __syncthreads();
+
         OnlineSoftmax<1> softmax;
         Accumulator<1, kHeadDim> output;
         output.clear();
@@ -171,7 +166,7 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_decode(c
 
             Accumulator<1, kSlice> scores;
             scores.clear();
-            multiply_abt(scores, queries, k_ring.tile(slot));
+            multiply_abt(scores, q_tile, k_ring.tile(slot));
             const u32 seen = slices.kind[0];
             scores.for_each([&](float& x, int, int column) {
                 x = (seen >> column & 1) != 0 ? score.bounded(x) : -kInf;
@@ -188,8 +183,8 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_decode(c
 
         float lse[1][2];
         softmax.finish(output, lse, score.factor, -kInf);
-        float* warp_output = reinterpret_cast<float*>(dynamic_shared);    // [kWarps, kRows, D]
-        float* warp_lse = warp_output + kWarps * kRows * kHeadDim;        // [kWarps, kRows]
+        float* warp_output = reinterpret_cast<float*>(dynamic_shared + kRows * QueryTile::kRowBytes);  // [kWarps, kRows, D]
+        float* warp_lse = warp_output + kWarps * kRows * kHeadDim;                                     // [kWarps, kRows]
         output.for_each([&](float& x, int row, int column) {
             warp_output[(warp * kRows + row) * kHeadDim + column] = x;
         });
@@ -205,6 +200,6 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_decode(c
             p.split_o[out * kHeadDim + index] = merged_output(kWarps, total, part_lse, part_output);
             if (index % kHeadDim == 0) p.split_lse[out + row] = total;
         }
-        __syncthreads();  // before the next pass refills the rings
+        __syncthreads();  // before the next pass refills Q and the rings
     }
 }

@@ -80,7 +80,7 @@ LG_DEVICE Sequence load_sequence(const Params& p, int b) {
 // is used, and must not be split into parts that live in registers across a loop.
 template <class T>
 LG_DEVICE T* row_of(T* array, int token, i64 token_stride, int head, i64 head_stride) {
-    return array + int(opaque(token)) * token_stride + head * head_stride;
+    return array + opaque(token) * token_stride + head * head_stride;
 }
 
 LG_DEVICE const Half* query_row(const Params& p, int token, int head) {
@@ -97,6 +97,6 @@ LG_DEVICE const Half* output_gradient_row(const Params& p, int token, int head) 
 }
 
 // Where the log-sum-exp (and delta, and the gradient of the log-sum-exp) of one token and head lies.
-LG_DEVICE i64 stats_index(const Params& p, int token, int head) { return i64(head) * p.total_q + int(opaque(token)); }
+LG_DEVICE i64 stats_index(const Params& p, int token, int head) { return i64(head) * p.total_q + opaque(token); }
 
 }  // namespace lg

@@ -92,8 +92,12 @@ constexpr u32 kAllLanes = 0xffffffffu;
 
 // The same value, of which the compiler knows nothing. What is computed from it inside a loop stays there: hoisted address
 // arithmetic would hold registers that the accumulators need.
-LG_DEVICE u32 opaque(u32 x) {
+LG_DEVICE int opaque(int x) {
     asm volatile("" : "+r"(x));
+    return x;
+}
+LG_DEVICE float opaque(float x) {
+    asm volatile("" : "+f"(x));
     return x;
 }
 

@@ -101,7 +101,6 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_backward
         start_copy(stage, stage);
     }
 
-    const ScoreMap score(p);
     Accumulator<kBlocks, kHeadDim> dk, dv;
     dk.clear();
     dv.clear();
@@ -113,6 +112,7 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_backward
         start_copy(kStages - 1, slot == 0 ? kStages - 1 : slot - 1);
         const KeyTile q_tile = q_ring.tile(slot), do_tile = do_ring.tile(slot);
 
+        const ScoreMap score(p);
         Accumulator<kBlocks, kTileM> scores;  // S^T, then P^T s'
         scores.clear();
         multiply_abt(scores, k_tile.rows_from(warp_key), q_tile);

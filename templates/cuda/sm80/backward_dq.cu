@@ -84,7 +84,6 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_backward
         }
     }
 
-    const ScoreMap score(p);
     Accumulator<kBlocks, kHeadDim> dq;
     dq.clear();
 
@@ -94,6 +93,7 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_backward
         tiles.fetch(kStages - 1);
         start_copy(tiles.n[kStages - 1], slot == 0 ? kStages - 1 : slot - 1);
 
+        const ScoreMap score(p);
         Accumulator<kBlocks, kTileN> scores;  // S, then P s'
         scores.clear();
         multiply_abt(scores, q_tile.rows_from(warp_row), k_ring.tile(slot));

@@ -32,6 +32,9 @@ constexpr int kBlocks = kTileM / (16 * kWarps);
 static_assert(kTileM == kBlocks * 16 * kWarps, "a warp owns a whole number of 16-row blocks");
 static_assert(kTileN % 16 == 0 && kHeadDim % 16 == 0 && kStages >= 1, "tiles are multiples of the mma shape");
 
+// Two blocks of rows of 128 columns are 128 registers of output, and 64 of scores.
+constexpr int kUnroll = kBlocks * kHeadDim > 192 ? 2 : kUnrollAll;
+
 using QueryTile = SharedTile<kHeadDim>;
 using KeyRing = SharedRing<kTileN, kHeadDim>;
 
@@ -71,7 +74,6 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_forward(
         if (stage + 1 < kStages) start_values(tiles.n[stage], stage);
     }
 
-    const ScoreMap score(p);
     OnlineSoftmax<kBlocks> softmax;
     Accumulator<kBlocks, kHeadDim> output;
     output.clear();
@@ -81,9 +83,10 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_forward(
         __syncthreads();
         start_values(tiles.n[kStages - 1], slot == 0 ? kStages - 1 : slot - 1);
 
+        const ScoreMap score(p);
         Accumulator<kBlocks, kTileN> scores;
         scores.clear();
-        multiply_abt(scores, q_tile.rows_from(warp_row), k_ring.tile(slot));
+        multiply_abt<kUnroll>(scores, q_tile.rows_from(warp_row), k_ring.tile(slot));
 
         wait_copies<2 * kStages - 2>();
         __syncthreads();
@@ -100,7 +103,7 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_forward(
 
         Fragments<kBlocks, kTileN> probabilities;
         to_fragments(probabilities, scores);
-        multiply_ab(output, probabilities, v_ring.tile(slot));
+        multiply_ab<kUnroll>(output, probabilities, v_ring.tile(slot));
         tiles.advance();
     }
     wait_copies<0>();
@@ -108,7 +111,7 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_forward(
     __syncthreads();  // without a tile to visit, no barrier has yet followed the copy of Q into the staging rows
 
     float lse[kBlocks][2];
-    softmax.finish(output, lse, score.factor, kSinkLogit ? p.sink_logit[h] : -kInf);
+    softmax.finish(output, lse, ScoreMap(p).factor, kSinkLogit ? p.sink_logit[h] : -kInf);
     const int token = load_sequence(p, b).q_begin + m * kTileM + warp_row;  // read again: one register less in the loop
     store_warp_rows(row_of(static_cast<Half*>(p.o), token, p.o_t, h, p.o_h), p.o_t, rows - warp_row,
                     q_tile.rows_from(warp_row), output);

@@ -29,6 +29,7 @@ template <int kRows, int kWorkers, int kColumns, class Valid>
 LG_DEVICE void copy_rows_async(SharedTile<kColumns> to, const Half* from, i64 row_stride, int worker, Valid row_valid) {
     constexpr int kChunks = SharedTile<kColumns>::kChunks;
     constexpr int kRowsPerPass = kWorkers / kChunks;  // workers left over (96 columns) copy nothing
+    worker = opaque(worker);
     const int first_row = worker / kChunks, c = worker % kChunks;
     if (kWorkers % kChunks != 0 && first_row >= kRowsPerPass) return;
     const Half* next = from + first_row * row_stride + c * kChunkHalves;

@@ -53,7 +53,7 @@ struct Accumulator {
     // Calls f(value, row, column) for each element of this lane.
     template <class F>
     LG_DEVICE void for_each(F f) {
-        const int lane = threadIdx.x % kWarpSize;
+        const int lane = opaque(int(threadIdx.x)) % kWarpSize;
 #pragma unroll
         for (int block = 0; block < kBlocks; ++block) {
 #pragma unroll

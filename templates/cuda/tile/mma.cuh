@@ -1,7 +1,7 @@
 // Matrix products of a warp: operands from swizzled shared tiles or registers, sums in registers.
 //
 // Two products cover attention and its gradients, rows of the result being the warp's own:
-//   multiply_abt   C += A B^T   both with the summed dimension along the row; B in shared memory, A there or in registers
+//   multiply_abt   C += A B^T   A and B in shared memory, both with the summed dimension along the row
 //   multiply_ab    C += A B     A in registers (made from an earlier result), B with the summed dimension down the column
 #pragma once
 #include "tile/layout.cuh"
@@ -66,11 +66,15 @@ LG_DEVICE PieceReader<kColumns> read_right_first(SharedTile<kColumns> tile) {
     return {tile, lane % 8 + lane / 16 * 8, lane / 8 % 2};
 }
 
+// The products below run along the summed dimension in steps of 16, kUnroll steps unrolled. All of them is fastest while
+// registers suffice: the compiler loads operands far ahead. With sums that fill most of the registers it must not.
+constexpr int kUnrollAll = 16;
+
 // C [kBlocks * 16, kN] += A [kBlocks * 16, kDepth] B [kN, kDepth]^T.
-template <int kBlocks, int kN, int kDepth>
+template <int kUnroll = kUnrollAll, int kBlocks, int kN, int kDepth>
 LG_DEVICE void multiply_abt(Accumulator<kBlocks, kN>& c, SharedTile<kDepth> a_tile, SharedTile<kDepth> b_tile) {
     const PieceReader<kDepth> a = read_down_first(a_tile), b = read_right_first(b_tile);
-#pragma unroll
+#pragma unroll kUnroll
     for (int depth = 0; depth < kDepth / 16; ++depth) {
         u32 left[kBlocks][4];
 #pragma unroll
@@ -88,30 +92,11 @@ LG_DEVICE void multiply_abt(Accumulator<kBlocks, kN>& c, SharedTile<kDepth> a_ti
     }
 }
 
-// The same with A in registers.
-template <int kBlocks, int kN, int kDepth>
-LG_DEVICE void multiply_abt(Accumulator<kBlocks, kN>& c, const Fragments<kBlocks, kDepth>& a, SharedTile<kDepth> b_tile) {
-    const PieceReader<kDepth> b = read_right_first(b_tile);
-#pragma unroll
-    for (int depth = 0; depth < kDepth / 16; ++depth) {
-#pragma unroll
-        for (int n = 0; n < kN / 16; ++n) {
-            u32 right[4];
-            load_matrices(right, b.at(n, depth));
-#pragma unroll
-            for (int block = 0; block < kBlocks; ++block) {
-                mma_16x8x16(c.x[block][2 * n], a.x[block][depth], right[0], right[1]);
-                mma_16x8x16(c.x[block][2 * n + 1], a.x[block][depth], right[2], right[3]);
-            }
-        }
-    }
-}
-
 // C [kBlocks * 16, kN] += A [kBlocks * 16, kDepth] B [kDepth, kN].
-template <int kBlocks, int kN, int kDepth>
+template <int kUnroll = kUnrollAll, int kBlocks, int kN, int kDepth>
 LG_DEVICE void multiply_ab(Accumulator<kBlocks, kN>& c, const Fragments<kBlocks, kDepth>& a, SharedTile<kN> b_tile) {
     const PieceReader<kN> b = read_down_first(b_tile);
-#pragma unroll
+#pragma unroll kUnroll
     for (int depth = 0; depth < kDepth / 16; ++depth) {
 #pragma unroll
         for (int n = 0; n < kN / 16; ++n) {

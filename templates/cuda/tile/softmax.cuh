@@ -9,13 +9,15 @@ namespace lg {
 // score * log2(e) = factor * bounded(dot), with
 //   no softcap   bounded(dot) = dot                        factor = scale * log2(e)
 //   softcap c    bounded(dot) = tanh(dot * scale / c)      factor = c * log2(e)
+//
+// Made anew where it is used (the parameters are at hand in constant memory) rather than kept across a loop in registers.
 struct ScoreMap {
     float factor;
     float inner;  // scale / softcap
 
     LG_DEVICE explicit ScoreMap(const Params& p) {
-        factor = (kSoftcap ? p.softcap : p.scale) * kLog2e;
-        inner = kSoftcap ? p.scale / p.softcap : 1.0f;
+        factor = opaque(kSoftcap ? p.softcap : p.scale) * kLog2e;
+        inner = kSoftcap ? p.scale * reciprocal_approx(opaque(p.softcap)) : 1.0f;
     }
 
     LG_DEVICE float bounded(float dot) const {
@@ -95,7 +97,7 @@ struct OnlineSoftmax {
                 const float shift = top == -kInf ? 0.0f : top;
                 const float weight = exp2_approx(score_max - shift);
                 const float total = quad_sum(sum[block][half]) * weight + exp2_approx(sink * kLog2e - shift);
-                const float scale = total > 0.0f ? weight / total : 0.0f;
+                const float scale = total > 0.0f ? weight * reciprocal_approx(total) : 0.0f;
                 lse[block][half] = total > 0.0f ? (shift + log2_approx(total)) * kLn2 : -kInf;
 #pragma unroll
                 for (int piece = 0; piece < kD / 8; ++piece) {
