@@ -116,12 +116,12 @@ impl Backward<'_> {
             write_lane(scratch.out_a.as_mut(), lane, &scratch.row, 1.0);
             scratch.lse2.as_mut()[lane] = self.lse2[head * total_q + token];
         }
-        let depth = scratch.row.len();
+        let depth = scratch.row.len() as i64;
         let (o, d_o) = (scratch.out_a.as_slice().as_ptr(), scratch.lanes_b.as_slice().as_ptr());
         let sums = scratch.delta.as_mut();
         // SAFETY: both tiles are D x LANES, `sums` has LANES elements; the instruction set was found on this machine.
         unsafe {
-            let strips = tile.lanes().div_ceil(STRIP);
+            let strips = tile.lanes().div_ceil(STRIP) as i64;
             (self.attention.micro().lane_dots)(o, d_o, depth, strips, sums.as_mut_ptr());
         }
         for (lane, sum) in sums[..tile.lanes()].iter_mut().enumerate() {

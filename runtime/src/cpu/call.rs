@@ -1,8 +1,10 @@
 //! Calling generated code.
 
-use longgen_codegen::cpu::abi::Item;
+use longgen_codegen::cpu::abi::{GradientFn, Item, ProductFn, SoftmaxFn};
 use longgen_codegen::cpu::{ClifSource, CpuError, JitCode};
 use longgen_codegen::ir::MaskIr;
+
+use super::table::{DotsFn, MicroKernels};
 
 type KernelFn = unsafe extern "C" fn(*mut Item);
 
@@ -35,10 +37,7 @@ impl Kernels {
     pub fn new(ir: &MaskIr, head_dim: usize) -> Result<Kernels, CpuError> {
         let code = JitCode::new(ClifSource::new(ir, head_dim)?)?;
         let find = |name: &str| -> Result<KernelFn, CpuError> {
-            let address = code.address(name).ok_or_else(|| CpuError::Refused {
-                function: name.to_string(),
-                reason: "it was not generated".to_string(),
-            })?;
+            let address = address(&code, name)?;
             // SAFETY: every kernel is generated with one pointer-sized parameter, no result and the host's C calling
             // convention, and lives as long as `code`.
             Ok(unsafe { std::mem::transmute::<*const u8, KernelFn>(address) })
@@ -65,4 +64,34 @@ impl Kernels {
         // SAFETY: the caller vouches for the item; the function is a kernel of this item layout.
         unsafe { function(item) }
     }
+}
+
+fn address(code: &JitCode, name: &str) -> Result<*const u8, CpuError> {
+    code.address(name).ok_or_else(|| CpuError::Refused {
+        function: name.to_string(),
+        reason: "it was not generated".to_string(),
+    })
+}
+
+/// The generated micro-kernels, and the code that must outlive them.
+///
+/// # Errors
+/// What code generation refuses.
+pub fn generated_micro_kernels() -> Result<(MicroKernels, JitCode), CpuError> {
+    let code = JitCode::new(ClifSource::portable()?)?;
+    let find = |name: &str| address(&code, name);
+    // SAFETY: `ClifSource::portable` defines each function with the parameters of the type it is given here, no result and
+    // the host's C calling convention; pointers and 64-bit integers are passed alike.
+    let micro = unsafe {
+        MicroKernels {
+            rows: std::mem::transmute::<*const u8, ProductFn>(find("rows")?),
+            columns: std::mem::transmute::<*const u8, ProductFn>(find("columns")?),
+            columns_masked: std::mem::transmute::<*const u8, ProductFn>(find("columns_masked")?),
+            softmax: std::mem::transmute::<*const u8, SoftmaxFn>(find("softmax")?),
+            gradient_query_lanes: std::mem::transmute::<*const u8, GradientFn>(find("gradient_query_lanes")?),
+            gradient_key_lanes: std::mem::transmute::<*const u8, GradientFn>(find("gradient_key_lanes")?),
+            lane_dots: std::mem::transmute::<*const u8, DotsFn>(find("lane_dots")?),
+        }
+    };
+    Ok((micro, code))
 }

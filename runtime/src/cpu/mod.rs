@@ -23,7 +23,7 @@ use std::f32::consts::LOG2_E;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use longgen_codegen::cpu::CpuError;
+use longgen_codegen::cpu::{CpuError, JitCode};
 use longgen_codegen::ir::{MaskIr, Programs};
 use rayon::ThreadPool;
 use thiserror::Error;
@@ -32,7 +32,7 @@ use crate::problem::{AttentionProblem, DType, ProblemError};
 use crate::tensor::{HostTensor, TensorShape, TensorView};
 
 use backward::{Backward, base_2, sink_gradient};
-use call::Kernels;
+use call::{Kernels, generated_micro_kernels};
 use forward::Forward;
 use scratch::Scratch;
 use shared::{CellWriter, RowWriter};
@@ -118,6 +118,8 @@ pub struct CpuGradients {
 pub struct CpuAttention {
     kernels: Kernels,
     micro: MicroKernels,
+    /// The code of generated micro-kernels.
+    _generated: Option<JitCode>,
     isa: Isa,
     head_dim: usize,
     /// The element test of a mask without closed forms.
@@ -148,10 +150,15 @@ impl CpuAttention {
     /// # Errors
     /// As [`CpuAttention::new`]; an instruction set this machine lacks.
     pub fn with_isa(ir: &MaskIr, head_dim: usize, isa: Isa) -> Result<CpuAttention, CpuAttentionError> {
-        let micro = MicroKernels::new(isa).ok_or(CpuAttentionError::Isa { isa })?;
+        let (micro, generated) = if isa == Isa::Cranelift {
+            let (micro, code) = generated_micro_kernels()?;
+            (micro, Some(code))
+        } else {
+            (MicroKernels::new(isa).ok_or(CpuAttentionError::Isa { isa })?, None)
+        };
         let kernels = Kernels::new(ir, head_dim)?;
         let listed = (!ir.is_closed_form()).then(|| Programs::new(ir));
-        Ok(CpuAttention { kernels, micro, isa, head_dim, listed, pool: None })
+        Ok(CpuAttention { kernels, micro, _generated: generated, isa, head_dim, listed, pool: None })
     }
 
     /// Runs on this pool in place of rayon's global one.

@@ -14,6 +14,8 @@ pub enum Isa {
     Avx2,
     /// 128-bit vectors of AArch64.
     Neon,
+    /// 128-bit vectors of any machine Cranelift knows, generated with the kernels.
+    Cranelift,
     /// Plain Rust.
     Portable,
 }
@@ -34,7 +36,7 @@ impl Isa {
         }
         #[cfg(target_arch = "aarch64")]
         found.push(Isa::Neon);
-        found.push(Isa::Portable);
+        found.extend([Isa::Cranelift, Isa::Portable]);
         found
     }
 
@@ -44,6 +46,7 @@ impl Isa {
             Isa::Avx512 => "avx512",
             Isa::Avx2 => "avx2",
             Isa::Neon => "neon",
+            Isa::Cranelift => "cranelift",
             Isa::Portable => "portable",
         }
     }
@@ -55,6 +58,9 @@ impl std::fmt::Display for Isa {
     }
 }
 
+/// `(x, y, depth, strips, out)`, as [`micro::lane_dots`].
+pub type DotsFn = unsafe extern "C" fn(*const f32, *const f32, i64, i64, *mut f32);
+
 /// The functions a work item is given.
 #[derive(Clone, Copy, Debug)]
 pub struct MicroKernels {
@@ -65,11 +71,11 @@ pub struct MicroKernels {
     pub gradient_query_lanes: GradientFn,
     pub gradient_key_lanes: GradientFn,
     /// [`micro::lane_dots`]
-    pub lane_dots: unsafe fn(*const f32, *const f32, usize, usize, *mut f32),
+    pub lane_dots: DotsFn,
 }
 
 impl MicroKernels {
-    /// The micro-kernels of an instruction set, or `None` where this machine lacks it.
+    /// The precompiled micro-kernels of an instruction set, or `None` where this machine lacks it or they are generated.
     pub fn new(isa: Isa) -> Option<MicroKernels> {
         if !Isa::available().contains(&isa) {
             return None;
@@ -163,9 +169,9 @@ macro_rules! micro_kernels {
             }
 
             $(#[$enable])?
-            unsafe fn lane_dots(x: *const f32, y: *const f32, depth: usize, strips: usize, out: *mut f32) {
+            unsafe extern "C" fn lane_dots(x: *const f32, y: *const f32, depth: i64, strips: i64, out: *mut f32) {
                 // SAFETY: forwarded to the caller.
-                unsafe { micro::lane_dots::<$vector>(x, y, depth, strips, out) }
+                unsafe { micro::lane_dots::<$vector>(x, y, depth as usize, strips as usize, out) }
             }
 
             $(#[$enable])?

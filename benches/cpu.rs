@@ -1,0 +1,176 @@
+//! CPU attention: time, rate and the share of the theoretical speed-up that sparse patterns keep.
+//!
+//! `cargo bench --bench cpu -- [--tokens N] [--heads H] [--kv-heads G] [--head-dim D] [--isa NAME] [--backward] [--decode]
+//! [--repeat R]`. Times are the best of R runs. The theoretical speed-up of a pattern is the number of dense pairs over
+//! the number of its visible pairs; the share kept is the measured speed-up over that.
+
+use std::time::Instant;
+
+use longgen_codegen::analysis::visible_pairs;
+use longgen_codegen::ir::MaskIr;
+use longgen_codegen::pattern::{Mask, Pattern};
+use longgen_runtime::cpu::{CpuAttention, CpuGradientInputs, CpuInputs, CpuOutput, Isa};
+use longgen_runtime::problem::{AttentionProblem, DType, HeadShape, Sequences};
+use longgen_runtime::tensor::{HostTensor, TensorShape};
+
+struct Options {
+    tokens: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    dtype: DType,
+    isa: Isa,
+    repeat: usize,
+    backward: bool,
+    decode: bool,
+}
+
+fn main() {
+    let options = match options() {
+        Ok(options) => options,
+        Err(message) => {
+            eprintln!("{message}");
+            std::process::exit(2);
+        }
+    };
+    println!(
+        "{} tokens, {} heads, {} KV heads, D {}, {}, {}, {} threads",
+        options.tokens,
+        options.heads,
+        options.kv_heads,
+        options.head_dim,
+        options.dtype,
+        options.isa,
+        std::thread::available_parallelism().map_or(1, |n| n.get())
+    );
+    println!(
+        "{:<28} {:>10} {:>9} {:>9} {:>9} {:>9} {:>6}",
+        "pattern", "pairs/head", "ms", "GFLOP/s", "ideal", "measured", "kept"
+    );
+    let mut dense = None;
+    for (name, mask) in patterns() {
+        let (pairs, seconds) = measure(&options, mask);
+        let (dense_pairs, dense_seconds) = *dense.get_or_insert((pairs, seconds));
+        let flops = if options.backward { 10.0 } else { 4.0 } * pairs * options.head_dim as f64;
+        let ideal = dense_pairs / pairs;
+        let measured = dense_seconds / seconds;
+        println!(
+            "{name:<28} {:>10.0} {:>9.2} {:>9.1} {ideal:>8.2}x {measured:>8.2}x {:>5.0}%",
+            pairs / options.heads as f64,
+            seconds * 1e3,
+            flops / seconds / 1e9,
+            100.0 * measured / ideal
+        );
+    }
+}
+
+fn patterns() -> Vec<(&'static str, Mask)> {
+    let union = |masks: Vec<Mask>| Mask::Union(masks);
+    vec![
+        ("full", Mask::full()),
+        ("sink 4, window 2000", union(vec![Mask::sink(4), Mask::window(2000)])),
+        ("window 512", Mask::window(512)),
+        ("window 1024, stride 8x64", union(vec![Mask::window(1024), Mask::stride(8)])),
+        ("sink 4, window 1024, stride 8", union(vec![Mask::sink(4), Mask::window(1024), Mask::stride(8)])),
+        ("longgen-sink", union(vec![Mask::sink_blocks(1, 64), Mask::window_blocks(32, 64)])),
+        ("longgen-stride", union(vec![Mask::stride(64), Mask::window(2048)])),
+    ]
+}
+
+/// Pairs over all heads, and the best time in seconds.
+fn measure(options: &Options, mask: Mask) -> (f64, f64) {
+    let pattern = Pattern::builder(mask).build().expect("a valid pattern");
+    let ir = MaskIr::lower(&pattern, None).expect("a mask that lowers");
+    let attention = CpuAttention::with_isa(&ir, options.head_dim, options.isa).expect("kernels");
+    let shape = HeadShape::new(options.heads, options.kv_heads, options.head_dim).expect("a head shape");
+    let queries = if options.decode { 1 } else { options.tokens };
+    let sequences = Sequences::new(vec![0, queries], vec![0, options.tokens], None).expect("valid sequences");
+    let problem = AttentionProblem::new(shape, sequences);
+    let tensor = |tokens, heads, seed| {
+        let shape = TensorShape { tokens, heads, head_dim: options.head_dim };
+        let values = noise(tokens * heads * options.head_dim, seed);
+        HostTensor::from_f32(options.dtype, shape, &values).expect("a tensor")
+    };
+    let q = tensor(queries, options.heads, 1);
+    let k = tensor(options.tokens, options.kv_heads, 2);
+    let v = tensor(options.tokens, options.kv_heads, 3);
+    let inputs = CpuInputs { q: q.view(), k: k.view(), v: v.view(), sink_logit: None };
+    let mut output: CpuOutput = attention.forward(&problem, inputs).expect("forward");
+    let mut best = f64::INFINITY;
+    for _ in 0..options.repeat {
+        let start = Instant::now();
+        if options.backward {
+            let gradient =
+                CpuGradientInputs { o: output.o.view(), lse: &output.lse, d_o: q.view(), d_lse: None };
+            std::hint::black_box(attention.backward(&problem, inputs, gradient).expect("backward"));
+        } else {
+            attention.forward_into(&problem, inputs, &mut output).expect("forward");
+        }
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    let pairs: u128 = (0..options.kv_heads)
+        .map(|g| {
+            let pairs = |tokens: usize| visible_pairs(&ir, g as u32, tokens as u32).expect("a pair count");
+            let all = pairs(options.tokens);
+            if options.decode { all - pairs(options.tokens - 1) } else { all }
+        })
+        .sum();
+    ((pairs * shape.group() as u128) as f64, best)
+}
+
+fn noise(len: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state as f32 / u32::MAX as f32 * 2.0 - 1.0
+        })
+        .collect()
+}
+
+fn options() -> Result<Options, String> {
+    let mut options = Options {
+        tokens: 16384,
+        heads: 2,
+        kv_heads: 2,
+        head_dim: 128,
+        dtype: DType::F32,
+        isa: Isa::available()[0],
+        repeat: 3,
+        backward: false,
+        decode: false,
+    };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or(format!("{arg} needs a value"));
+        let number = |text: String| text.parse::<usize>().map_err(|_| format!("`{text}` is no number"));
+        match arg.as_str() {
+            "--tokens" => options.tokens = number(value()?)?,
+            "--heads" => options.heads = number(value()?)?,
+            "--kv-heads" => options.kv_heads = number(value()?)?,
+            "--head-dim" => options.head_dim = number(value()?)?,
+            "--repeat" => options.repeat = number(value()?)?,
+            "--backward" => options.backward = true,
+            "--decode" => options.decode = true,
+            // What `cargo bench` adds.
+            "--bench" => {}
+            "--isa" => {
+                let name = value()?;
+                let found = Isa::available().into_iter().find(|isa| isa.name() == name);
+                options.isa = found.ok_or(format!("this machine has no `{name}`"))?;
+            }
+            "--dtype" => {
+                options.dtype = match value()?.as_str() {
+                    "f32" => DType::F32,
+                    "bf16" => DType::Bf16,
+                    "fp16" => DType::F16,
+                    other => return Err(format!("`{other}` is none of f32, bf16, fp16")),
+                }
+            }
+            other => return Err(format!("unknown option `{other}`")),
+        }
+    }
+    Ok(options)
+}
