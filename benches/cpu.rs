@@ -1,14 +1,14 @@
 //! CPU attention: time, rate and the share of the theoretical speed-up that sparse patterns keep.
 //!
 //! `cargo bench --bench cpu -- [--tokens N] [--heads H] [--kv-heads G] [--head-dim D] [--isa NAME] [--backward] [--decode]
-//! [--repeat R]`. Times are the best of R runs. The theoretical speed-up of a pattern is the number of dense pairs over
-//! the number of its visible pairs; the share kept is the measured speed-up over that.
+//! [--repeat R] [--dtype f32|bf16|fp16] [--pattern TEXT]`. Times are the best of R runs. The theoretical speed-up of a pattern
+//! is the number of dense pairs over the number of its visible pairs; the share kept is the measured speed-up over that.
 
 use std::time::Instant;
 
 use longgen_codegen::analysis::visible_pairs;
 use longgen_codegen::ir::MaskIr;
-use longgen_codegen::pattern::{Mask, Pattern};
+use longgen_codegen::pattern::Pattern;
 use longgen_runtime::cpu::{CpuAttention, CpuGradientInputs, CpuInputs, CpuOutput, Isa};
 use longgen_runtime::problem::{AttentionProblem, DType, HeadShape, Sequences};
 use longgen_runtime::tensor::{HostTensor, TensorShape};
@@ -23,6 +23,7 @@ struct Options {
     repeat: usize,
     backward: bool,
     decode: bool,
+    pattern: Option<String>,
 }
 
 fn main() {
@@ -44,18 +45,21 @@ fn main() {
         std::thread::available_parallelism().map_or(1, |n| n.get())
     );
     println!(
-        "{:<28} {:>10} {:>9} {:>9} {:>9} {:>9} {:>6}",
+        "{:<34} {:>10} {:>9} {:>9} {:>9} {:>9} {:>6}",
         "pattern", "pairs/head", "ms", "GFLOP/s", "ideal", "measured", "kept"
     );
     let mut dense = None;
-    for (name, mask) in patterns() {
-        let (pairs, seconds) = measure(&options, mask);
+    let given = options.pattern.iter().map(String::as_str);
+    let patterns =
+        PATTERNS.into_iter().take(if options.pattern.is_some() { 1 } else { PATTERNS.len() }).chain(given);
+    for name in patterns {
+        let (pairs, seconds) = measure(&options, name);
         let (dense_pairs, dense_seconds) = *dense.get_or_insert((pairs, seconds));
         let flops = if options.backward { 10.0 } else { 4.0 } * pairs * options.head_dim as f64;
         let ideal = dense_pairs / pairs;
         let measured = dense_seconds / seconds;
         println!(
-            "{name:<28} {:>10.0} {:>9.2} {:>9.1} {ideal:>8.2}x {measured:>8.2}x {:>5.0}%",
+            "{name:<34} {:>10.0} {:>9.2} {:>9.1} {ideal:>8.2}x {measured:>8.2}x {:>5.0}%",
             pairs / options.heads as f64,
             seconds * 1e3,
             flops / seconds / 1e9,
@@ -64,23 +68,22 @@ fn main() {
     }
 }
 
-fn patterns() -> Vec<(&'static str, Mask)> {
-    let union = |masks: Vec<Mask>| Mask::Union(masks);
-    vec![
-        ("full", Mask::full()),
-        ("sink 4, window 2000", union(vec![Mask::sink(4), Mask::window(2000)])),
-        ("window 512", Mask::window(512)),
-        ("window 1024, stride 8x64", union(vec![Mask::window(1024), Mask::stride(8)])),
-        ("sink 4, window 1024, stride 8", union(vec![Mask::sink(4), Mask::window(1024), Mask::stride(8)])),
-        ("longgen-sink", union(vec![Mask::sink_blocks(1, 64), Mask::window_blocks(32, 64)])),
-        ("longgen-stride", union(vec![Mask::stride(64), Mask::window(2048)])),
-    ]
-}
+/// In the text form of patterns. A stride is in blocks of 64 tokens.
+const PATTERNS: [&str; 7] = [
+    "full",
+    "sink=4, window=2000",
+    "window=512",
+    "window=1024, stride=8",
+    "sink=4, window=1024, stride=8",
+    "longgen-sink",
+    "longgen-stride",
+];
 
 /// Pairs over all heads, and the best time in seconds.
-fn measure(options: &Options, mask: Mask) -> (f64, f64) {
-    let pattern = Pattern::builder(mask).build().expect("a valid pattern");
-    let ir = MaskIr::lower(&pattern, None).expect("a mask that lowers");
+fn measure(options: &Options, name: &str) -> (f64, f64) {
+    let pattern = Pattern::preset(name).or_else(|_| name.parse()).expect("a valid pattern");
+    // Layer 0 is a sparse one in every preset.
+    let ir = MaskIr::lower(&pattern, Some(0)).expect("a mask that lowers");
     let attention = CpuAttention::with_isa(&ir, options.head_dim, options.isa).expect("kernels");
     let shape = HeadShape::new(options.heads, options.kv_heads, options.head_dim).expect("a head shape");
     let queries = if options.decode { 1 } else { options.tokens };
@@ -141,6 +144,7 @@ fn options() -> Result<Options, String> {
         repeat: 3,
         backward: false,
         decode: false,
+        pattern: None,
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -153,6 +157,7 @@ fn options() -> Result<Options, String> {
             "--head-dim" => options.head_dim = number(value()?)?,
             "--repeat" => options.repeat = number(value()?)?,
             "--backward" => options.backward = true,
+            "--pattern" => options.pattern = Some(value()?),
             "--decode" => options.decode = true,
             // What `cargo bench` adds.
             "--bench" => {}

@@ -250,6 +250,8 @@ pub unsafe fn gradient<V: Vector, const KEY_LANES: bool>(
                 let at = row * LANES + lane;
                 let (score, slope) = capped(V::load(scores.add(at)), softcap2);
                 let p = exp2(score.sub(statistic(lse2)));
+                // Explicitly: the statistics of a row that sees a NaN are NaN, and hidden keys must not get it.
+                let p = score.less_select(V::splat(f32::MIN), V::splat(0.0), p);
                 let ds = p.mul(V::load(dp.add(at)).sub(statistic(delta))).mul(slope);
                 // A hidden pair has P = 0 and no gradient, whatever dP holds there.
                 let ds = ds.where_nonzero(p);

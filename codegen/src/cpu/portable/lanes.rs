@@ -84,6 +84,9 @@ pub(super) fn define_gradient(unit: &mut Unit, name: &str, key_lanes: bool, has_
                 let (score, slope) = (m.e.get(score), m.e.get(slope));
                 let x = m.e.b.ins().fsub(score, lse2);
                 let p = m.exp2(x);
+                // Explicitly: the statistics of a row that sees a NaN are NaN, and hidden keys must not get it.
+                let (lowest, zero) = (m.splat(f32::MIN), m.splat(0.0));
+                let p = m.less_select(score, lowest, zero, p);
                 let dp = m.e.b.ins().load(types::F32X4, FLAGS, at_dp, 0);
                 let ds = m.e.b.ins().fsub(dp, delta);
                 let ds = m.e.b.ins().fmul(p, ds);
