@@ -32,9 +32,6 @@ constexpr int kBlocks = kTileM / (16 * kWarps);
 static_assert(kTileM == kBlocks * 16 * kWarps, "a warp owns a whole number of 16-row blocks");
 static_assert(kTileN % 16 == 0 && kHeadDim % 16 == 0 && kStages >= 1, "tiles are multiples of the mma shape");
 
-// Two blocks of rows of 128 columns are 128 registers of output, and 64 of scores.
-constexpr int kUnroll = kBlocks * kHeadDim > 192 ? 2 : kUnrollAll;
-
 using QueryTile = SharedTile<kHeadDim>;
 using KeyRing = SharedRing<kTileN, kHeadDim>;
 
@@ -86,7 +83,7 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_forward(
         const ScoreMap score(p);
         Accumulator<kBlocks, kTileN> scores;
         scores.clear();
-        multiply_abt<kUnroll>(scores, q_tile.rows_from(warp_row), k_ring.tile(slot));
+        multiply_abt(scores, q_tile.rows_from(warp_row), k_ring.tile(slot));
 
         wait_copies<2 * kStages - 2>();
         __syncthreads();
@@ -103,7 +100,7 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_forward(
 
         Fragments<kBlocks, kTileN> probabilities;
         to_fragments(probabilities, scores);
-        multiply_ab<kUnroll>(output, probabilities, v_ring.tile(slot));
+        multiply_ab(output, probabilities, v_ring.tile(slot));
         tiles.advance();
     }
     wait_copies<0>();

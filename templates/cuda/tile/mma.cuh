@@ -66,15 +66,11 @@ LG_DEVICE PieceReader<kColumns> read_right_first(SharedTile<kColumns> tile) {
     return {tile, lane % 8 + lane / 16 * 8, lane / 8 % 2};
 }
 
-// The products below run along the summed dimension in steps of 16, kUnroll steps unrolled. All of them is fastest while
-// registers suffice: the compiler loads operands far ahead. With sums that fill most of the registers it must not.
-constexpr int kUnrollAll = 16;
-
 // C [kBlocks * 16, kN] += A [kBlocks * 16, kDepth] B [kN, kDepth]^T.
-template <int kUnroll = kUnrollAll, int kBlocks, int kN, int kDepth>
+template <int kBlocks, int kN, int kDepth>
 LG_DEVICE void multiply_abt(Accumulator<kBlocks, kN>& c, SharedTile<kDepth> a_tile, SharedTile<kDepth> b_tile) {
     const PieceReader<kDepth> a = read_down_first(a_tile), b = read_right_first(b_tile);
-#pragma unroll kUnroll
+#pragma unroll
     for (int depth = 0; depth < kDepth / 16; ++depth) {
         u32 left[kBlocks][4];
 #pragma unroll
@@ -93,10 +89,10 @@ LG_DEVICE void multiply_abt(Accumulator<kBlocks, kN>& c, SharedTile<kDepth> a_ti
 }
 
 // C [kBlocks * 16, kN] += A [kBlocks * 16, kDepth] B [kDepth, kN].
-template <int kUnroll = kUnrollAll, int kBlocks, int kN, int kDepth>
+template <int kBlocks, int kN, int kDepth>
 LG_DEVICE void multiply_ab(Accumulator<kBlocks, kN>& c, const Fragments<kBlocks, kDepth>& a, SharedTile<kN> b_tile) {
     const PieceReader<kN> b = read_down_first(b_tile);
-#pragma unroll kUnroll
+#pragma unroll
     for (int depth = 0; depth < kDepth / 16; ++depth) {
 #pragma unroll
         for (int n = 0; n < kN / 16; ++n) {
