@@ -1,2 +1,171 @@
-//! Placeholder.
-fn main() {}
+//! The kernels on a GPU, against the f64 oracle: random problems, patterns, head dimensions, types, both families; then
+//! single properties that the oracle does not see. Without a GPU or NVRTC every test is reported as ignored, by name.
+//!
+//! The binary needs a driver and NVRTC, nothing else: copied to such a machine it runs as it is.
+
+mod cuda;
+#[path = "cuda/properties.rs"]
+mod properties;
+
+use std::sync::Arc;
+
+use cuda::Case;
+use libtest_mimic::{Arguments, Failed, Trial};
+use longgen_codegen::spec::{Dtype, Pass, Shape};
+use longgen_codegen::target::{Family, Target};
+use longgen_runtime::driver::Device;
+use longgen_runtime::gpu::{GpuAttention, GpuOptions, KernelCache};
+use longgen_runtime::problem::{AttentionProblem, HeadShape, Sequences};
+
+/// What every test needs. `None` fields where the machine has none.
+pub struct Machine {
+    /// The first GPU.
+    pub device: Device,
+    /// Kernels compiled so far.
+    pub cache: KernelCache,
+}
+
+type Test = Box<dyn Fn(&Machine) -> Result<(), Failed> + Send>;
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let machine = machine();
+    if let Err(reason) = &machine {
+        eprintln!("ignored: {reason}");
+    }
+    let trials = trials(machine.ok().map(Arc::new));
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn machine() -> Result<Machine, String> {
+    let device = Device::open(0).map_err(|error| error.to_string())?;
+    cuda::nvrtc()?;
+    eprintln!("on {} ({:?})", device.name(), device.targets());
+    Ok(Machine { device, cache: KernelCache::new(cuda::search(), None) })
+}
+
+/// Families of this machine, or of the one the tests were written for.
+fn targets(machine: Option<&Machine>) -> Vec<Target> {
+    let known = |name: &str| name.parse::<Target>().expect("known");
+    let Some(machine) = machine else { return vec![known("sm_90a"), known("sm_90")] };
+    let mut targets = machine.device.targets();
+    targets.dedup_by_key(|target| target.family());
+    targets
+}
+
+fn trials(machine: Option<Arc<Machine>>) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    let mut add = |name: String, run: Test| {
+        let machine = machine.clone();
+        let ignored = machine.is_none();
+        let run = move || run(machine.as_deref().ok_or("no GPU")?);
+        trials.push(Trial::test(name, run).with_ignored_flag(ignored));
+    };
+    for target in targets(machine.as_deref()) {
+        for (index, case) in cuda::small_patterns().into_iter().enumerate() {
+            for head_dim in [64, 128] {
+                for dtype in Dtype::ALL {
+                    // Softmax features alternate, so that each meets each pattern, dimension and type somewhere.
+                    let softcap = (index + (head_dim == 64) as usize).is_multiple_of(2);
+                    let sink_logit = (index / 2 + (dtype == Dtype::Bf16) as usize).is_multiple_of(2);
+                    let shape = Shape { head_dim, dtype, softcap, sink_logit };
+                    let (case, seed) = (case.clone(), index as u64 + u64::from(head_dim));
+                    let name = format!("random::{}::{target}::d{head_dim}::{dtype}", case.name);
+                    add(name, Box::new(move |machine| random(machine, target, &case, shape, seed)));
+                }
+            }
+        }
+        for head_dim in [96, 192, 256] {
+            let shape = Shape::plain(head_dim, Dtype::Bf16);
+            let run = move |machine: &Machine| forward_only(machine, target, shape);
+            add(format!("forward::{target}::d{head_dim}"), Box::new(run));
+        }
+        for (name, run) in properties::ALL {
+            add(format!("property::{name}::{target}"), Box::new(move |machine| run(machine, target)));
+        }
+    }
+    trials
+}
+
+/// Attention with `case` on `machine`.
+pub fn attention(
+    machine: &Machine,
+    case: &Case,
+    shape: Shape,
+    options: GpuOptions,
+) -> Result<GpuAttention, Failed> {
+    let ir = case.ir();
+    Ok(GpuAttention::new(&machine.device, &machine.cache, &ir.to_string(), &ir, shape, options)?)
+}
+
+/// A problem with the kernels' own softcap.
+pub fn problem(
+    shape: Shape,
+    (heads, kv_heads): (usize, usize),
+    sequences: Sequences,
+) -> Result<AttentionProblem, Failed> {
+    let heads = HeadShape::new(heads, kv_heads, shape.head_dim as usize)?;
+    let problem = AttentionProblem::new(heads, sequences);
+    Ok(if shape.softcap { problem.with_softcap(4.0)? } else { problem })
+}
+
+/// One sequence, documents, chunks and decode steps, with every grouping of heads.
+fn random(machine: &Machine, target: Target, case: &Case, shape: Shape, seed: u64) -> Result<(), Failed> {
+    let deterministic = seed.is_multiple_of(3);
+    let options = GpuOptions { target: Some(target), deterministic, ..GpuOptions::default() };
+    let attention = attention(machine, case, shape, options)?;
+    expect_family(&attention, target, shape)?;
+    attention.self_check()?;
+    // Lengths on, just before and just past the edges of tiles; a document without tokens; one with a single token.
+    let documents = vec![0, 1, 65, 193, 193, 320, 449];
+    // Queries that are the last of their keys; in the middle of them; all before any key.
+    let (cu_q, cu_k) = (vec![0, 70, 199, 209, 229], vec![0, 300, 429, 529, 529]);
+    let chunks = Sequences::new(cu_q.clone(), cu_k.clone(), None)?;
+    let inside = Sequences::new(cu_q, cu_k, Some(vec![100, 0, 90, 40]))?;
+    let mut problems = vec![
+        problem(shape, (4, 2), Sequences::single(257 + seed as usize)?)?,
+        problem(shape, (3, 3), Sequences::packed(documents)?)?,
+        problem(shape, (6, 1), chunks)?,
+        problem(shape, (4, 2), inside)?,
+        problem(shape, (8, 2), Sequences::new(vec![0, 1, 1, 2, 3], vec![0, 500, 507, 508, 1100], None)?)?,
+        problem(shape, (20, 1), Sequences::new(vec![0, 1], vec![0, 777], Some(vec![400]))?)?,
+    ];
+    if !case.code().listed {
+        let before = Sequences::new(vec![0, 140], vec![0, 90], None)?;
+        problems.push(problem(shape, (2, 1), before)?);
+    }
+    check_all(&attention, &problems, seed)
+}
+
+fn forward_only(machine: &Machine, target: Target, shape: Shape) -> Result<(), Failed> {
+    let case = &cuda::small_patterns()[2];
+    let decode = Pass::Decode.exists(Family::Sm80, &shape);
+    let options = GpuOptions { target: Some(target), backward: false, decode, ..GpuOptions::default() };
+    let attention = attention(machine, case, shape, options)?;
+    let problems = [
+        problem(shape, (4, 2), Sequences::packed(vec![0, 300, 431])?)?,
+        problem(shape, (4, 2), Sequences::new(vec![0, 1, 2], vec![0, 300, 431], None)?)?,
+    ];
+    check_all(&attention, &problems, 5)
+}
+
+fn check_all(attention: &GpuAttention, problems: &[AttentionProblem], seed: u64) -> Result<(), Failed> {
+    for (index, problem) in problems.iter().enumerate() {
+        let report = attention.check(problem, seed + index as u64)?;
+        if !report.holds() {
+            let kernels: Vec<&str> = attention.kernels().map(|k| k.manifest.schedule.as_str()).collect();
+            return Err(format!("problem {index}: {problem:?}\n{kernels:?}\n{report}").into());
+        }
+    }
+    Ok(())
+}
+
+/// On Hopper the forward must come from Hopper's own template: a fallback would leave it untested.
+fn expect_family(attention: &GpuAttention, target: Target, shape: Shape) -> Result<(), Failed> {
+    let uses_maps = attention.kernels().any(|kernel| {
+        let entries = kernel.manifest.kernels.iter();
+        entries.flat_map(|entry| &entry.arguments).count() > kernel.manifest.kernels.len()
+    });
+    let expected = target.family() == Family::Sm90 && matches!(shape.head_dim, 64 | 128);
+    if uses_maps == expected { Ok(()) } else { Err("the kernels are of another family".into()) }
+}

@@ -122,6 +122,8 @@ impl Pass {
             Pass::Forward => family == Family::Sm80 || hopper,
             // A softcap's derivative takes more registers than a fused consumer has left.
             Pass::BackwardFused | Pass::BackwardConvertDq => hopper && !shape.softcap,
+            // A warp of the decode kernel holds the output of 16 heads in registers: 256 columns are too many.
+            Pass::Decode => family == Family::Sm80 && shape.head_dim <= 192,
             _ => family == Family::Sm80,
         }
     }

@@ -5,7 +5,7 @@ use longgen_codegen::cuda::NvrtcError;
 use longgen_codegen::cuda::locate::ToolSearch;
 use longgen_codegen::cuda::nvrtc::Nvrtc;
 use longgen_codegen::ir::MaskIr;
-use longgen_codegen::pattern::{Mask, Pattern};
+use longgen_codegen::pattern::{Clause, IndexSet, Mask, Pattern, PatternBuilder, Predicate};
 use longgen_codegen::spec::PatternCode;
 
 /// Where tests look for NVRTC: the places `lgc` looks.
@@ -33,6 +33,7 @@ pub fn nvrtc() -> Result<Nvrtc, String> {
 }
 
 /// A pattern with a name for test titles.
+#[derive(Clone)]
 pub struct Case {
     /// No spaces.
     pub name: String,
@@ -47,8 +48,12 @@ impl Case {
     }
 
     fn new(name: &str, mask: Mask) -> Self {
-        let pattern = Pattern::builder(mask).name(name).build();
-        Case { name: name.to_owned(), pattern: pattern.expect("a legal pattern") }
+        Case::built(name, Pattern::builder(mask))
+    }
+
+    fn built(name: &str, builder: PatternBuilder) -> Self {
+        let pattern = builder.name(name).build().expect("a legal pattern");
+        Case { name: name.to_owned(), pattern }
     }
 
     /// The mask of a layer that is not full.
@@ -65,6 +70,7 @@ impl Case {
 
 /// Small patterns that between them reach every kind of tile within a few hundred tokens.
 pub fn small_patterns() -> Vec<Case> {
+    let predicate = Predicate::parse("q - k < 33 || (q + k) % 5 == head % 5");
     vec![
         Case::new("full", Mask::full()),
         Case::new("window", Mask::window(100)),
@@ -73,6 +79,8 @@ pub fn small_patterns() -> Vec<Case> {
         Case::new("blocks", Mask::sink_blocks(1, 64) | Mask::window_blocks(2, 64)),
         Case::new("hole", Mask::full() - Mask::window(30)),
         Case::new("group", Mask::group(96)),
+        Case::built("heads", Pattern::builder(Mask::window(48)).heads(IndexSet::of([1]), Mask::full())),
+        Case::new("where", Mask::Clause(Clause::Where(predicate.expect("a legal predicate")))),
         // Two residues at once: no closed form, so its tiles are listed.
         Case::new("listed", (Mask::stride(2) & Mask::stride(3)) | Mask::window(17)),
     ]

@@ -46,6 +46,9 @@ const SUCCESS: Status = 0;
 /// `NVRTC_ERROR_COMPILATION`: the source is at fault, and the log says how.
 const ERROR_COMPILATION: Status = 6;
 
+/// The first version that uses the driver's cache, and that has the option against it.
+const FIRST_WITH_CACHE: (u32, u32) = (12, 9);
+
 /// A loaded NVRTC. Cheap to clone; compiles from several threads at once.
 #[derive(Clone)]
 pub struct Nvrtc {
@@ -168,8 +171,13 @@ impl Nvrtc {
         options: &CompileOptions,
     ) -> Result<Compiled, NvrtcError> {
         let program = ProgramGuard::create(self.api, source, name)?;
+        let mut arguments = options.arguments();
+        if self.version >= FIRST_WITH_CACHE {
+            // With a driver, this NVRTC may answer from the driver's cache, and then ptxas' report is not in the log.
+            arguments.push("--no-cache".to_owned());
+        }
         let arguments: Vec<CString> =
-            options.arguments().into_iter().map(c_string).collect::<Result<_, NvrtcError>>()?;
+            arguments.into_iter().map(c_string).collect::<Result<_, NvrtcError>>()?;
         let pointers: Vec<*const c_char> = arguments.iter().map(|a| a.as_ptr()).collect();
         let count = c_int::try_from(pointers.len()).map_err(|_| NvrtcError::Interior)?;
         // SAFETY: the program is alive; `pointers` holds `count` NUL-terminated strings that outlive the call.

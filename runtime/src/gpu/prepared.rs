@@ -105,8 +105,9 @@ impl GpuAttention {
         if problem.shape.heads() > GRID_LIMIT || problem.sequences.len() > GRID_LIMIT {
             return unsupported(format!("at most {GRID_LIMIT} heads and as many sequences fit a grid"));
         }
-        let negative = problem.sequences.q_offset().iter().find(|&&offset| offset < 0);
-        if let (true, Some(offset)) = (self.listed, negative) {
+        // Without keys the offset does not matter, and is what the default makes it.
+        let negative = problem.sequences.iter().find(|s| s.q_offset < 0 && s.k_len > 0);
+        if let (true, Some(offset)) = (self.listed, negative.map(|s| s.q_offset)) {
             return unsupported(format!(
                 "query offset {offset}: patterns without closed form take none below 0"
             ));
@@ -121,7 +122,11 @@ impl GpuAttention {
         let extents: Vec<Extent> = problem
             .sequences
             .iter()
-            .map(|s| Extent { first_query: s.q_offset as u32, queries: s.q_len as u32, keys: s.k_len as u32 })
+            .map(|s| Extent {
+                first_query: s.q_offset.max(0) as u32,
+                queries: s.q_len as u32,
+                keys: s.k_len as u32,
+            })
             .collect();
         let kv_heads = problem.shape.kv_heads() as u32;
         let mut lists = Vec::new();

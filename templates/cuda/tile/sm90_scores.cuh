@@ -96,8 +96,11 @@ struct SoftmaxRows {
                 if (element_row(e) == row) top = fmaxf(top, s[e]);
             }
             top = quad_max(top);
-            const float shift = top == -kInf ? 0.0f : top * unit;
-            factor[row] = exp2_approx(max[row] * unit - shift);
+            const float base = top == -kInf ? 0.0f : top;
+            const float shift = base * unit;
+            // The difference first: while the maximum stays, it is 0 and the factor exactly 1. `max * unit - shift` is one
+            // fused operation, which keeps the rounding error of shift and adds it up tile after tile.
+            factor[row] = exp2_approx((max[row] - base) * unit);
             max[row] = top;
             float tile_sum = 0.0f;
 #pragma unroll

@@ -63,8 +63,11 @@ struct OnlineSoftmax {
                 }
                 row_max = quad_max(row_max);
                 // A row without a visible key so far has no finite maximum: any other will do, all exponentials are 0.
-                const float shift = (row_max == -kInf ? 0.0f : row_max) * factor;
-                const float rescale = exp2_approx(max[block][half] * factor - shift);
+                const float base = row_max == -kInf ? 0.0f : row_max;
+                const float shift = base * factor;
+                // The difference first: while the maximum stays, it is 0 and the factor exactly 1. `max * factor - shift`
+                // is one fused operation, which keeps the rounding error of shift and adds it up tile after tile.
+                const float rescale = exp2_approx((max[block][half] - base) * factor);
                 max[block][half] = row_max;
                 float row_sum = sum[block][half] * rescale;
 #pragma unroll
