@@ -30,6 +30,7 @@ pub const FILES: &[(&str, &str)] = table![
     "tile/merge.cuh",
     "tile/mma.cuh",
     "tile/sm90_barrier.cuh",
+    "tile/sm90_dq.cuh",
     "tile/sm90_scores.cuh",
     "tile/sm90_tile.cuh",
     "tile/sm90_wgmma.cuh",

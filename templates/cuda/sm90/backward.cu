@@ -25,18 +25,20 @@
 //   K, V      2 D kTileN each     65536              32768
 //   Q, dO     2 stages each       65536              65536
 //   dS        2 buffers           32768              65536     [key][query]: rows of 64 queries, swizzled like a panel
+//   dQ        2 pieces            32768              32768     floats on their way to dq_accum
 //   lse, delta  2 stages           1024               2048
-//   barriers, messages              256                256
-//   plus 1024 to align the start 166144             167168
+//   barriers, messages              112                112
+//   plus 1024 to align the start 198768             199792
 //
 // Synchronisation. Rings as in the forward: `full` of Q has 33 arrivals (the bytes' announcer and 32 lanes that wrote lse and
 // delta), of dO one; `empty` has one for each consumer warp. dS has two buffers: a consumer writes buffer j mod 2 before the
 // meeting of step j, both read it after. Nobody overwrites it before step j + 2, that is after the meeting of step j + 1,
-// which each consumer reaches only when its product of step j is complete.
+// which each consumer reaches only when its product of step j is complete. A consumer's dQ staging area is written after the
+// meeting of a step, before which the issuing thread has waited for the copy engine to read the previous piece.
 //
 // Tails. Rows of Q and dO past the end of the sequence become zeros in shared memory and get lse = +inf, so P = 0 there; so do
 // rows that saw no key (lse = -inf). Rows of K and V past the end become zeros, and their P is masked: no NaN of a neighbour
-// meets a zero weight. dQ rows past the end are not added.
+// meets a zero weight. dQ rows past the end go to the padding of dq_accum.
 //
 // Host contract
 //   threads   384;  kTileN = 128;  kTileM = 64 for D 128, 128 for D 64;  kConsumers = 2;  shared memory lg::kBackwardSmemBytes
@@ -44,8 +46,9 @@
 //   arguments Params p, TensorMap q, TensorMap k, TensorMap v, TensorMap d_o
 //   maps      each [token, head, D], 16-bit, strides from Params; dims {D, heads, tokens}, box {64, 1, rows}, swizzle 128 B,
 //             no interleave, out of bounds zero: q, d_o rows = kTileM over (H, total_q); k, v rows = kTileN over (G, total_k)
-//   before    delta filled by attention_backward_delta; dq_accum [total_q, H, D] float, zero, 16-byte aligned
+//   before    delta filled by attention_backward_delta; dq_accum zero, 16-byte aligned, its size in tile/sm90_dq.cuh
 //   after     attention_backward_convert_dq
+#include "tile/sm90_dq.cuh"
 #include "tile/sm90_scores.cuh"
 
 namespace lg {
@@ -63,7 +66,8 @@ constexpr int kValueAt = kKeyAt + tile_bytes(kTileN);
 constexpr int kQueryAt = kValueAt + tile_bytes(kTileN);
 constexpr int kOutGradAt = kQueryAt + kQueryStages * tile_bytes(kTileM);
 constexpr int kDsAt = kOutGradAt + kQueryStages * tile_bytes(kTileM);
-constexpr int kLseAt = kDsAt + 2 * kDsBytes;
+constexpr int kDqAt = kDsAt + 2 * kDsBytes;
+constexpr int kLseAt = kDqAt + 2 * kDqPieceBytes;
 constexpr int kDeltaAt = kLseAt + kQueryStages * kTileM * 4;
 constexpr int kBarriersAt = kDeltaAt + kQueryStages * kTileM * 4;
 constexpr int kMessagesAt = kBarriersAt + 2 * RingBarriers<kQueryStages>::kBytes + 16;
@@ -100,6 +104,7 @@ struct Shared {
     LG_DEVICE u32 values() const { return start + kValueAt; }
     LG_DEVICE u32 queries(int stage) const { return start + kQueryAt + stage * tile_bytes(kTileM); }
     LG_DEVICE u32 out_grads(int stage) const { return start + kOutGradAt + stage * tile_bytes(kTileM); }
+    LG_DEVICE u32 dq_staging(int consumer) const { return start + kDqAt + consumer * kDqPieceBytes; }
     LG_DEVICE u32 ds(int buffer) const { return start + kDsAt + buffer * kDsBytes; }
 };
 
@@ -232,8 +237,8 @@ struct Consumer {
         sync_warpgroup();
     }
 
-    // P^T from S^T in place; with a softcap `s` keeps tanh(s / cap) and the weights go to `weights` only.
-    LG_DEVICE void weigh(float (&s)[kScores], u32 (&weights)[kScores / 2], const TileMessage& message) const {
+    // P^T from S^T, in place.
+    LG_DEVICE void weigh(float (&s)[kScores], const TileMessage& message) const {
         const float* lse = shared.lse + at.stage * kTileM + column();
         const float unit = score_unit(p);
         const bool masked = message.kind != kFull;
@@ -242,14 +247,8 @@ struct Consumer {
 #pragma unroll
         for (int c = 0; c < kScores / 4; ++c) {
             const float2 l = *reinterpret_cast<const float2*>(lse + 8 * c);
-            float w[4];
 #pragma unroll
-            for (int e = 0; e < 4; ++e) {
-                w[e] = exp2_approx(s[4 * c + e] * unit - (e % 2 ? l.y : l.x));
-                if constexpr (!kSoftcap) s[4 * c + e] = w[e];
-            }
-            weights[2 * c] = pack_half2(w[0], w[1]);
-            weights[2 * c + 1] = pack_half2(w[2], w[3]);
+            for (int e = 0; e < 4; ++e) s[4 * c + e] = exp2_approx(s[4 * c + e] * unit - (e % 2 ? l.y : l.x));
         }
     }
 
@@ -275,9 +274,10 @@ struct Consumer {
         }
     }
 
-    // dS^T, packed, from the weights and dP^T.
-    LG_DEVICE void differentiate(u32 (&ds)[kScores / 2], const float (&s)[kScores], const u32 (&weights)[kScores / 2],
+    // P^T and dS^T, packed, from P^T and dP^T.
+    LG_DEVICE void differentiate(u32 (&weights)[kScores / 2], u32 (&ds)[kScores / 2], const float (&s)[kScores],
                                  const float (&dp)[kScores]) const {
+        const float* lse = shared.lse + at.stage * kTileM + column();
         const float* delta = shared.delta + at.stage * kTileM + column();
 #pragma unroll
         for (int c = 0; c < kScores / 4; ++c) {
@@ -285,20 +285,21 @@ struct Consumer {
             float g[4];
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
-                const float difference = dp[4 * c + e] - (e % 2 ? d.y : d.x);
-                if constexpr (kSoftcap) {
-                    const u32 pair = weights[2 * c + e / 2];
-                    const float weight = e % 2 ? high_half(pair) : low_half(pair);
-                    const float capped = s[4 * c + e];
-                    // A masked score is -inf here, and its weight 0: 0 x inf must not happen.
-                    g[e] = weight > 0.0f ? weight * difference * (1.0f - capped * capped) : 0.0f;
-                } else {
-                    g[e] = s[4 * c + e] * difference;
-                }
+                g[e] = s[4 * c + e] * (dp[4 * c + e] - (e % 2 ? d.y : d.x));
+                if constexpr (kSoftcap) g[e] *= cap_slope(s[4 * c + e], lse[8 * c + e % 2]);
             }
+            weights[2 * c] = pack_half2(s[4 * c], s[4 * c + 1]);
+            weights[2 * c + 1] = pack_half2(s[4 * c + 2], s[4 * c + 3]);
             ds[2 * c] = pack_half2(g[0], g[1]);
             ds[2 * c + 1] = pack_half2(g[2], g[3]);
         }
+    }
+
+    // 1 - (s / cap)^2. The capped score is recovered from its weight, log2 P = unit s / cap - lse, because there are no
+    // registers to keep it in; a weight of 0 has no slope, and must not meet its infinite logarithm.
+    LG_DEVICE float cap_slope(float weight, float lse) const {
+        const float capped = (log2_approx(weight) + lse) / score_unit(p);
+        return weight > 0.0f ? 1.0f - capped * capped : 0.0f;
     }
 
     // This consumer's 64 x 64 piece of dS K.
@@ -312,22 +313,18 @@ struct Consumer {
         }
     }
 
-    // Adds the piece to global memory, 16 bytes a thread: lanes 2 k and 2 k + 1 trade, so that the even one holds four
-    // columns of the upper row and the odd one four columns of the lower.
-    LG_DEVICE void add_dq(float (&dq)[32], const TileMessage& message) const {
-        const int odd = thread & 1;
-        const int piece_row = kHeadDim == 128 ? 0 : index * 64, piece_column = kHeadDim == 128 ? index * 64 : 0;
-        const int row = message.first + piece_row + thread / 32 * 16 + thread % 32 / 4 + 8 * odd;
-        float* out = p.dq_accum + (i64(tile.s.q_begin + row) * p.heads + message.head) * kHeadDim + piece_column +
-                     (thread % 4 / 2) * 4;
-        const bool real = row < tile.s.q_len;
+    // Hands the piece to the copy engine, which adds it to dq_accum. The staging area is free: see `step`.
+    LG_DEVICE void add_dq(const float (&dq)[32], const TileMessage& message) const {
+        const u32 staging = shared.dq_staging(index);
 #pragma unroll
         for (int c = 0; c < 8; ++c) {
-            const float got0 = __shfl_xor_sync(kAllLanes, odd ? dq[4 * c] : dq[4 * c + 2], 1);
-            const float got1 = __shfl_xor_sync(kAllLanes, odd ? dq[4 * c + 1] : dq[4 * c + 3], 1);
-            const float4 four = odd ? float4{got0, got1, dq[4 * c + 2], dq[4 * c + 3]}
-                                    : float4{dq[4 * c], dq[4 * c + 1], got0, got1};
-            if (real) add_to_global(out + 8 * c, four);
+            store_shared(staging + (c * kWarpgroup + thread) * 16, dq[4 * c], dq[4 * c + 1], dq[4 * c + 2], dq[4 * c + 3]);
+        }
+        fence_async_proxy();
+        sync_warpgroup();
+        if (thread == 0) {
+            float* target = dq_piece(p, tile.sequence, tile.s.q_begin, message.first / kTileM, message.head, index);
+            bulk_add(target, staging, kDqPieceBytes);
         }
     }
 
@@ -343,14 +340,16 @@ struct Consumer {
                                             kOverwrite);
             wgmma_wait<1>();
             pin(s);
-            weigh(s, weights, message);
+            weigh(s, message);
+            finish_before_wait(shared.start, s);
             wgmma_wait<0>();
             pin(dp);
-            differentiate(ds, s, weights, dp);
+            differentiate(weights, ds, s, dp);
         }
         issue_product<kHeadDim, kTileM>(dv, weights, QueryColumns(shared.out_grads(at.stage)), kAdd);
         store_fragment<kTileM>(shared.ds(buffer), panel_bytes(kTileN), index * 64 + thread / 32 * 16, ds);
         fence_async_proxy();
+        if (thread == 0) bulk_wait_read();  // the previous dQ has left the staging area
         meet_consumers();
         float dq[32];
         issue_dq(dq, buffer);
@@ -378,13 +377,13 @@ struct Consumer {
         store_fragment<kHeadDim>(slice, panel_bytes(kTileN), thread / 32 * 16, packed);
         sync_warpgroup();
         Half* rows = static_cast<Half*>(out) + i64(tile.s.k_begin + tile.first + index * 64) * stride_t + tile.g * stride_h;
-        copy_rows_out(slice, panel_bytes(kTileN), rows, stride_t, tile.keys - index * 64, thread);
+        copy_rows_out<kHeadDim>(slice, panel_bytes(kTileN), rows, stride_t, tile.keys - index * 64, thread);
     }
 
     LG_DEVICE void run() {
         float dk[kPieces], dv[kPieces];
-#pragma unroll
-        for (int e = 0; e < kPieces; ++e) dk[e] = dv[e] = 0.0f;
+        clear(dk);
+        clear(dv);
         receive_keys();
         for (int buffer = 0;; buffer ^= 1) {
             shared.q.wait_full(at);
@@ -392,6 +391,7 @@ struct Consumer {
             if (message.kind < 0) break;
             step(dk, dv, message, buffer);
         }
+        if (thread == 0) bulk_wait();
         write(dv, p.dv, p.dv_t, p.dv_h);
 #pragma unroll
         for (int e = 0; e < kPieces; ++e) dk[e] *= p.scale;

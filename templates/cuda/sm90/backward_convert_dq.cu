@@ -1,26 +1,35 @@
 // Ends the fused Hopper backward: dQ = scale * dq_accum, as halves with the caller's strides.
 //
-// A thread converts 8 neighbouring numbers of one row: 32 bytes in, 16 bytes out.
+// A block converts one query tile of one head: two warpgroups, a piece of 64 x 64 each. A thread reads its fragment of the
+// piece (16 bytes at a time, coalesced), packs it to halves, and the rows go out 16 bytes a thread by way of shared memory.
 //
 // Host contract
-//   threads   kThreads;  grid x = ceil(total_q H D / 8 / kThreads);  no dynamic shared memory
+//   threads   256;  kTileM as in attention_backward;  static shared memory 16384 bytes
+//   grid      x = ceil(max_q / kTileM), y = H, z = batch
 //   arguments Params p
-#include "params.cuh"
+#include "tile/sm90_dq.cuh"
+#include "tile/sm90_wgmma.cuh"
 
-extern "C" __global__ void __launch_bounds__(lg::kThreads) attention_backward_convert_dq(const __grid_constant__ lg::Params p) {
+extern "C" __global__ void __launch_bounds__(256) attention_backward_convert_dq(const __grid_constant__ lg::Params p) {
     using namespace lg;
-    constexpr int kGroups = kHeadDim / 8;
-    const i64 item = i64(blockIdx.x) * kThreads + threadIdx.x;
-    const i64 row = item / kGroups;  // token * H + head
-    const i64 token = row / p.heads;
-    if (token >= p.total_q) return;
-    const int head = int(row - token * p.heads), column = int(item % kGroups) * 8;
-    const float4* in = reinterpret_cast<const float4*>(p.dq_accum + row * kHeadDim + column);
-    const float4 a = in[0], b = in[1];
-    uint4 out;
-    out.x = pack_half2(p.scale * a.x, p.scale * a.y);
-    out.y = pack_half2(p.scale * a.z, p.scale * a.w);
-    out.z = pack_half2(p.scale * b.x, p.scale * b.y);
-    out.w = pack_half2(p.scale * b.z, p.scale * b.w);
-    *reinterpret_cast<uint4*>(static_cast<Half*>(p.dq) + token * p.dq_t + head * p.dq_h + column) = out;
+    __shared__ alignas(1024) char panels[2][panel_bytes(64)];
+    const Sequence s = load_sequence(p, blockIdx.z);
+    const int first = blockIdx.x * kTileM, head = blockIdx.y;
+    if (first >= s.q_len) return;
+    const int piece = threadIdx.x / kWarpgroup, thread = threadIdx.x % kWarpgroup;
+
+    const float4* in = reinterpret_cast<const float4*>(dq_piece(p, blockIdx.z, s.q_begin, blockIdx.x, head, piece));
+    u32 packed[16];
+#pragma unroll
+    for (int c = 0; c < 8; ++c) {
+        const float4 four = in[c * kWarpgroup + thread];
+        packed[2 * c] = pack_half2(p.scale * four.x, p.scale * four.y);
+        packed[2 * c + 1] = pack_half2(p.scale * four.z, p.scale * four.w);
+    }
+    const u32 panel = shared_address(panels[piece]);
+    store_fragment<64>(panel, 0, thread / 32 * 16, packed);
+    __syncthreads();
+    const int row_offset = kHeadDim == 128 ? 0 : piece * 64, column = kHeadDim == 128 ? piece * 64 : 0;
+    Half* out = static_cast<Half*>(p.dq) + (s.q_begin + first + row_offset) * p.dq_t + head * p.dq_h + column;
+    copy_rows_out<64>(panel, 0, out, p.dq_t, s.q_len - first - row_offset, thread);
 }

@@ -58,7 +58,7 @@ constexpr int kValueAt = kKeyAt + kStages * tile_bytes(kTileN);
 constexpr int kOutputAt = kValueAt + kStages * tile_bytes(kTileN);
 constexpr int kBarriersAt = kOutputAt + tile_bytes(kTileM);
 constexpr int kMessagesAt = kBarriersAt + RingBarriers<1>::kBytes + 2 * RingBarriers<kStages>::kBytes;
-constexpr int kForwardSmemBytes = 1024 + kMessagesAt + 64 + 4 * kStages;
+constexpr int kForwardSmemBytes = 1024 + kMessagesAt + 64 + 8 * kStages;
 static_assert(kForwardSmemBytes <= 232448, "one block's shared memory");
 
 constexpr int kNoMoreKeys = -1;
@@ -78,7 +78,8 @@ struct TileMessage {
 struct Shared {
     u32 start;
     TileMessage* tiles;              // [2] in turn: one may still be read while the next Q is on its way
-    int* keys;                       // [kStages] tile * 4 + kind, or kNoMoreKeys
+    int* keys;                       // [kStages] beside K: tile * 4 + kind, or kNoMoreKeys
+    int* real_keys;                  // [kStages] beside V: keys from the tile's first to the end of the sequence
     RingBarriers<1> q;
     RingBarriers<kStages> k, v;
 
@@ -87,6 +88,7 @@ struct Shared {
         start = shared_address(aligned);
         tiles = reinterpret_cast<TileMessage*>(aligned + kMessagesAt);
         keys = reinterpret_cast<int*>(aligned + kMessagesAt + 64);
+        real_keys = keys + kStages;
         q.base = start + kBarriersAt;
         k.base = q.base + RingBarriers<1>::kBytes;
         v.base = k.base + RingBarriers<kStages>::kBytes;
@@ -121,7 +123,7 @@ struct Producer {
     const TensorMap& v_map;
     const Shared& shared;
     Ring<1> q_at;
-    Ring<kStages> k_at, v_at;
+    Ring<kStages> at;                // of K and of V
 
     LG_DEVICE void send_queries(const TileMessage& tile) {
         shared.q.wait_empty(q_at);
@@ -131,23 +133,27 @@ struct Producer {
         q_at.advance();
     }
 
-    LG_DEVICE void send_keys(int n, int kind, int g, int token) {
-        shared.k.wait_empty(k_at);
-        shared.keys[k_at.stage] = n * 4 + kind;
-        barrier_arrive_expecting(shared.k.full(k_at.stage), tile_bytes(kTileN));
-        tma_load_tile<kTileN>(shared.key_stage(k_at.stage), k_map, shared.k.full(k_at.stage), g, token);
-        k_at.advance();
-        shared.v.wait_empty(v_at);
-        barrier_arrive_expecting(shared.v.full(v_at.stage), tile_bytes(kTileN));
-        tma_load_tile<kTileN>(shared.value_stage(v_at.stage), v_map, shared.v.full(v_at.stage), g, token);
-        v_at.advance();
+    LG_DEVICE void send_keys(int n, int kind, int g, int k_begin, int key_len) {
+        const int token = k_begin + n * kTileN;
+        shared.k.wait_empty(at);
+        shared.keys[at.stage] = n * 4 + kind;
+        barrier_arrive_expecting(shared.k.full(at.stage), tile_bytes(kTileN));
+        tma_load_tile<kTileN>(shared.key_stage(at.stage), k_map, shared.k.full(at.stage), g, token);
+        shared.v.wait_empty(at);
+        shared.real_keys[at.stage] = key_len - n * kTileN;
+        barrier_arrive_expecting(shared.v.full(at.stage), tile_bytes(kTileN));
+        tma_load_tile<kTileN>(shared.value_stage(at.stage), v_map, shared.v.full(at.stage), g, token);
+        at.advance();
     }
 
+    // A stage of both rings without data.
     LG_DEVICE void send_end_of_keys() {
-        shared.k.wait_empty(k_at);
-        shared.keys[k_at.stage] = kNoMoreKeys;
-        barrier_arrive(shared.k.full(k_at.stage));
-        k_at.advance();
+        shared.k.wait_empty(at);
+        shared.keys[at.stage] = kNoMoreKeys;
+        barrier_arrive(shared.k.full(at.stage));
+        shared.v.wait_empty(at);
+        barrier_arrive(shared.v.full(at.stage));
+        at.advance();
     }
 
     LG_DEVICE void send_end_of_tiles() {
@@ -169,7 +175,7 @@ struct Producer {
                 const int k_begin = p.cu_k[sequence];
                 KeyTileWalk walk(p, sequence, tile.g, q_tile, tile.index, tile.index + tile.rows, tile.key_len);
                 int n, kind;
-                while (walk.next(n, kind)) send_keys(n, kind, tile.g, k_begin + n * kTileN);
+                while (walk.next(n, kind)) send_keys(n, kind, tile.g, k_begin, tile.key_len);
                 send_end_of_keys();
             }
             w = following;
@@ -190,7 +196,7 @@ struct Consumer {
     int index;                       // 0 .. kConsumers - 1
     int thread;                      // 0 .. 127
     Ring<1> q_at;
-    Ring<kStages> k_at, v_at;
+    Ring<kStages> at;                // of K; V is one stage behind
     float unit;                      // scores times this are in base 2
 
     LG_DEVICE int row() const { return index * 64 + thread / 32 * 16 + thread % 32 / 4; }
@@ -202,17 +208,17 @@ struct Consumer {
 
     // Next key tile: its message. The K stage stays ours until released.
     LG_DEVICE int receive_keys() const {
-        shared.k.wait_full(k_at);
-        return shared.keys[k_at.stage];
+        shared.k.wait_full(at);
+        return shared.keys[at.stage];
     }
 
     LG_DEVICE QueryOperand queries() const { return QueryOperand(shared.start + kQueryAt + index * 64 * kPanelRowBytes); }
 
     LG_DEVICE void issue_scores(float (&s)[64]) const {
-        issue_product<kTileN, kHeadDim>(s, queries(), KeyOperand(shared.key_stage(k_at.stage)), kOverwrite);
+        issue_product<kTileN, kHeadDim>(s, queries(), KeyOperand(shared.key_stage(at.stage)), kOverwrite);
     }
     LG_DEVICE void issue_output(float (&o)[kHeadDim / 2], const u32 (&weights)[kTileN / 4]) const {
-        issue_product<kHeadDim, kTileN>(o, weights, ValueOperand(shared.value_stage(v_at.stage)), kAdd);
+        issue_product<kHeadDim, kTileN>(o, weights, ValueOperand(shared.value_stage(at.previous().stage)), kAdd);
     }
 
     LG_DEVICE void softmax(float (&s)[64], int message, const TileMessage& tile, SoftmaxRows& rows, float (&factor)[2]) const {
@@ -225,27 +231,19 @@ struct Consumer {
     }
 
     // Waits for the V stage. At the end of the sequence its rows behind the last key become zeros.
-    LG_DEVICE void receive_values(int message, int key_len) const {
+    LG_DEVICE void receive_values() const {
+        const Ring<kStages> v_at = at.previous();
         shared.v.wait_full(v_at);
-        const int keys = key_len - (message >> 2) * kTileN;
+        const int keys = shared.real_keys[v_at.stage];
         if (keys < kTileN) {
             zero_rows<kTileN>(shared.value_stage(v_at.stage), keys, thread);
             sync_warpgroup();
         }
     }
 
-    LG_DEVICE void release_keys() {
-        shared.k.release(k_at);
-        k_at.advance();
-    }
-    LG_DEVICE void release_values() {
-        shared.v.release(v_at);
-        v_at.advance();
-    }
-
     // All key tiles of the query tile. Q is released on return.
     LG_DEVICE void attend(const TileMessage& tile, float (&o)[kHeadDim / 2], SoftmaxRows& rows) {
-        int message = receive_keys();
+        const int message = receive_keys();
         if (message != kNoMoreKeys) {
             float s[64];
             u32 weights[kTileN / 4];
@@ -253,39 +251,45 @@ struct Consumer {
             issue_scores(s);
             wgmma_wait<0>();
             pin(s);
-            release_keys();
+            shared.k.release(at);
+            at.advance();
             softmax(s, message, tile, rows, factor);
             pack_fragment(weights, s);
+            clear(o);
 
             for (int next = receive_keys(); next != kNoMoreKeys; next = receive_keys()) {
-                receive_values(message, tile.key_len);
+                receive_values();
                 wait_turn();
                 issue_scores(s);
                 issue_output(o, weights);
                 pass_turn();
                 wgmma_wait<1>();
                 pin(s);
-                release_keys();
+                shared.k.release(at);
                 softmax(s, next, tile, rows, factor);
+                finish_before_wait(shared.start, rows.sum[0] + rows.sum[1]);
                 wgmma_wait<0>();
                 pin(o);
                 pin(weights);
-                release_values();
+                shared.v.release(at.previous());
+                at.advance();
                 scale_rows(o, factor);
                 pack_fragment(weights, s);
-                message = next;
             }
-            receive_values(message, tile.key_len);
+            receive_values();
             shared.q.release(q_at);
             issue_output(o, weights);
             wgmma_wait<0>();
             pin(o);
-            release_values();
+            shared.v.release(at.previous());
         } else {
+            clear(o);
             shared.q.release(q_at);
         }
-        release_keys();  // the stage of the message "no more keys"
         q_at.advance();
+        shared.k.release(at);  // the stage of the message "no more keys"
+        shared.v.release(at);
+        at.advance();
     }
 
     // Writes this consumer's 64 rows.
@@ -307,7 +311,7 @@ struct Consumer {
         store_fragment<kHeadDim>(slice, panel_bytes(kTileM), thread / 32 * 16, packed);
         sync_warpgroup();
         Half* out = static_cast<Half*>(p.o) + i64(token + index * 64) * p.o_t + head * p.o_h;
-        copy_rows_out(slice, panel_bytes(kTileM), out, p.o_t, tile_rows - index * 64, thread);
+        copy_rows_out<kHeadDim>(slice, panel_bytes(kTileM), out, p.o_t, tile_rows - index * 64, thread);
     }
 
     LG_DEVICE void run() {
@@ -318,8 +322,6 @@ struct Consumer {
             const TileMessage& tile = shared.tiles[q_at.phase];
             if (!tile.valid) return;
             float o[kHeadDim / 2];
-#pragma unroll
-            for (int e = 0; e < kHeadDim / 2; ++e) o[e] = 0.0f;
             SoftmaxRows rows;
             rows.reset();
             attend(tile, o, rows);

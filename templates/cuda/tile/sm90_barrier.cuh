@@ -55,6 +55,9 @@ struct Ring {
             phase ^= 1;
         }
     }
+    LG_DEVICE Ring previous() const {
+        return stage == 0 ? Ring{kDepth - 1, phase ^ 1} : Ring{stage - 1, phase};
+    }
 };
 
 // The mbarriers of a ring: kDepth `full` ones, then kDepth `empty` ones.

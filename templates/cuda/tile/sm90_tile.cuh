@@ -53,6 +53,10 @@ LG_DEVICE u32 chunk_address(u32 panel, int row, int chunk) {
     return panel + row * kPanelRowBytes + ((chunk ^ (row & 7)) << 4);
 }
 
+LG_DEVICE void store_shared(u32 address, float a, float b, float c, float d) {
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
+}
+
 // Writes zeros to rows [first, kRows) of a tile, by one warpgroup, and makes them visible to the tensor cores' reads of this
 // warpgroup. Whatever lies behind the end of a sequence (another sequence, padding, NaN) must not meet a zero weight.
 // Several warpgroups may do it to the same tile: they write the same zeros.
@@ -61,8 +65,7 @@ LG_DEVICE void zero_rows(u32 tile, int first, int thread) {
     constexpr int kChunksPerRow = kPanelRowBytes / 16;
     for (int panel = 0; panel < kPanels; ++panel) {
         for (int chunk = first * kChunksPerRow + thread; chunk < kRows * kChunksPerRow; chunk += kWarpgroup) {
-            asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(tile + panel * panel_bytes(kRows) + chunk * 16), "r"(0)
-                         : "memory");
+            store_shared(tile + panel * panel_bytes(kRows) + chunk * 16, 0.0f, 0.0f, 0.0f, 0.0f);
         }
     }
     fence_async_proxy();
@@ -92,8 +95,9 @@ LG_DEVICE void store_fragment(u32 tile, int panel_stride, int row, const u32 (&p
 
 // Rows [0, rows) of a 64-row slice of a tile to global memory, 16 bytes a thread, coalesced, by one warpgroup. `slice` is
 // the address of the slice's first row in the first panel; `out` points at its first row, whose stride is in halves.
+template <int kColumns>
 LG_DEVICE void copy_rows_out(u32 slice, int panel_stride, Half* out, i64 row_stride, int rows, int thread) {
-    constexpr int kChunks = kHeadDim / 8;
+    constexpr int kChunks = kColumns / 8;
     for (int item = thread; item < 64 * kChunks; item += kWarpgroup) {
         const int row = item / kChunks, chunk = item % kChunks;
         if (row >= rows) break;
@@ -106,11 +110,18 @@ LG_DEVICE void copy_rows_out(u32 slice, int panel_stride, Half* out, i64 row_str
     }
 }
 
-// Adds four floats to global memory, 16-byte aligned; nobody waits for the result.
-LG_DEVICE void add_to_global(float* target, float4 four) {
-    asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(target), "f"(four.x), "f"(four.y), "f"(four.z),
-                 "f"(four.w)
+// ---- sums in global memory ----------------------------------------------------------------------------------------------
+
+// Adds `bytes` of floats in shared memory to global memory (both 16-byte aligned, contiguous) in the background, as one
+// group of the issuing thread. The writers of the source have passed fence_async_proxy and a barrier before.
+LG_DEVICE void bulk_add(float* target, u32 source, int bytes) {
+    asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(target), "r"(source),
+                 "r"(bytes)
                  : "memory");
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
+// Waits until this thread's groups have read their source, or are complete.
+LG_DEVICE void bulk_wait_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+LG_DEVICE void bulk_wait() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 
 }  // namespace lg

@@ -61,6 +61,30 @@ LG_DEVICE void pin(u32 (&registers)[kCount]) {
     for (int i = 0; i < kCount; ++i) asm volatile("" : "+r"(registers[i])::"memory");
 }
 
+// Keeps the arithmetic that leads to a value ahead of the next wait. ptxas moves arithmetic across a wait (it sees no
+// dependence), out of the shadow of the products in flight; it does not move a store. The store never happens: the values
+// are not negative, which only we know.
+LG_DEVICE void finish_before_wait(u32 scratch, float not_negative) {
+    asm volatile(
+        "{\n .reg .pred never;\n setp.lt.f32 never, %1, 0f00000000;\n"
+        " @never st.volatile.shared.f32 [%0], %1;\n}" ::"r"(scratch),
+        "f"(not_negative)
+        : "memory");
+}
+
+// The same for a whole fragment.
+template <int kCount>
+LG_DEVICE void finish_before_wait(u32 scratch, const float (&not_negative)[kCount]) {
+    u32 signs = 0;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) signs |= __float_as_uint(not_negative[i]);
+    asm volatile(
+        "{\n .reg .pred never;\n setp.lt.s32 never, %1, 0;\n"
+        " @never st.volatile.shared.u32 [%0], %1;\n}" ::"r"(scratch),
+        "r"(signs)
+        : "memory");
+}
+
 // ---- one instruction: m64 n{64, 128} k16 ----------------------------------------------------------------------------------
 
 #define LG_F4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
@@ -154,6 +178,12 @@ LG_DEVICE void issue_product(float (&d)[kN / 2], const u32 (&a)[kK / 4], const B
                                             t == 0 ? sum : kAdd);
     }
     wgmma_commit();
+}
+
+template <int kCount>
+LG_DEVICE void clear(float (&acc)[kCount]) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) acc[i] = 0.0f;
 }
 
 // An accumulator of kCount floats to halves, in the order in which it serves as A of the next product.

@@ -1,0 +1,24 @@
+// The workspace dq_accum of the fused backward: floats, in the order in which the tensor cores leave them, so that a piece of
+// dQ moves as one contiguous block.
+//
+//   A query tile of kTileM rows is two pieces of 64 x 64 (kHeadDim 128: columns [64 x, 64 x + 64) of its 64 rows;
+//   kHeadDim 64: rows [64 x, 64 x + 64) of its 128). Thread t of a warpgroup holds 32 numbers of a piece; the four of column
+//   group c are the float4 number 128 c + t (rows and columns of a fragment: sm90_wgmma.cuh).
+//   Tiles of sequence b begin at tile cu_q[b] / kTileM + b: sequences are padded to whole tiles, and a tile holds all heads.
+//
+//   Size: (total_q / kTileM + B) H kTileM D floats. It starts at zero; what lies behind the end of a sequence is never read.
+#pragma once
+#include "params.cuh"
+
+namespace lg {
+
+constexpr int kDqPieceFloats = 64 * 64;
+constexpr int kDqPieceBytes = kDqPieceFloats * 4;
+static_assert(kTileM * kHeadDim == 2 * kDqPieceFloats, "a query tile is two pieces");
+
+LG_DEVICE float* dq_piece(const Params& p, int sequence, int q_begin, int q_tile, int head, int piece) {
+    const i64 tile = q_begin / kTileM + sequence + q_tile;
+    return p.dq_accum + ((tile * p.heads + head) * 2 + piece) * kDqPieceFloats;
+}
+
+}  // namespace lg
