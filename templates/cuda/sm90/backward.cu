@@ -341,7 +341,6 @@ struct Consumer {
             wgmma_wait<1>();
             pin(s);
             weigh(s, message);
-            finish_before_wait(shared.start, s);
             wgmma_wait<0>();
             pin(dp);
             differentiate(weights, ds, s, dp);

@@ -51,17 +51,19 @@ static_assert(kTileM == 64 * kConsumers, "one consumer warpgroup for 64 query ro
 static_assert(kThreads == kWarpgroup * (1 + kConsumers), "one producer warpgroup");
 static_assert(kTileN == 128, "S is one m64n128 product");
 
+constexpr int kQueryStages = 2;
+
 // Offsets from the aligned start of shared memory.
 constexpr int kQueryAt = 0;
-constexpr int kKeyAt = kQueryAt + tile_bytes(kTileM);
+constexpr int kKeyAt = kQueryAt + kQueryStages * tile_bytes(kTileM);
 constexpr int kValueAt = kKeyAt + kStages * tile_bytes(kTileN);
 constexpr int kOutputAt = kValueAt + kStages * tile_bytes(kTileN);
 constexpr int kBarriersAt = kOutputAt + tile_bytes(kTileM);
-constexpr int kMessagesAt = kBarriersAt + RingBarriers<1>::kBytes + 2 * RingBarriers<kStages>::kBytes;
-constexpr int kForwardSmemBytes = 1024 + kMessagesAt + 64 + 8 * kStages;
-static_assert(kForwardSmemBytes <= 232448, "one block's shared memory");
+constexpr int kMessagesAt = kBarriersAt + RingBarriers<kQueryStages>::kBytes + 2 * RingBarriers<kStages>::kBytes;
 
-constexpr int kNoMoreKeys = -1;
+// A message about a key tile: tile * 8 + last * 4 + kind.
+constexpr int kLast = 4;
+constexpr int kTileShift = 3;
 
 // What the producer tells the consumers about a query tile.
 struct TileMessage {
@@ -72,27 +74,33 @@ struct TileMessage {
     int rows;       // rows before the end of the sequence, 1 .. kTileM
     int index;      // query index of the first row
     int key_len;
-    int unused;
+    int any_keys;   // 0: no key tile follows
 };
+constexpr int kTileMessages = 2 * kQueryStages;
+
+constexpr int kForwardSmemBytes = 1024 + kMessagesAt + kTileMessages * 32 + 8 * kStages;
+static_assert(kForwardSmemBytes <= 232448, "one block's shared memory");
 
 struct Shared {
     u32 start;
-    TileMessage* tiles;              // [2] in turn: one may still be read while the next Q is on its way
-    int* keys;                       // [kStages] beside K: tile * 4 + kind, or kNoMoreKeys
+    TileMessage* tiles;              // [kTileMessages] in turn: read until O is written, that is after Q was released
+    int* keys;                       // [kStages] beside K: the message
     int* real_keys;                  // [kStages] beside V: keys from the tile's first to the end of the sequence
-    RingBarriers<1> q;
+    RingBarriers<kQueryStages> q;
     RingBarriers<kStages> k, v;
 
     LG_DEVICE explicit Shared(char* raw) {
         char* aligned = raw + ((1024 - (shared_address(raw) & 1023)) & 1023);
         start = shared_address(aligned);
         tiles = reinterpret_cast<TileMessage*>(aligned + kMessagesAt);
-        keys = reinterpret_cast<int*>(aligned + kMessagesAt + 64);
+        keys = reinterpret_cast<int*>(tiles + kTileMessages);
         real_keys = keys + kStages;
         q.base = start + kBarriersAt;
-        k.base = q.base + RingBarriers<1>::kBytes;
+        k.base = q.base + RingBarriers<kQueryStages>::kBytes;
         v.base = k.base + RingBarriers<kStages>::kBytes;
     }
+    LG_DEVICE TileMessage& tile_message(const Ring<kQueryStages>& at) const { return tiles[at.stage + kQueryStages * at.phase]; }
+    LG_DEVICE u32 query_stage(int stage) const { return start + kQueryAt + stage * tile_bytes(kTileM); }
     LG_DEVICE u32 key_stage(int stage) const { return start + kKeyAt + stage * tile_bytes(kTileN); }
     LG_DEVICE u32 value_stage(int stage) const { return start + kValueAt + stage * tile_bytes(kTileN); }
 };
@@ -100,7 +108,7 @@ struct Shared {
 // ---- producer -----------------------------------------------------------------------------------------------------------
 
 // Work item w: query tiles of a head from the last (longest) to the first, then the next head, then the next sequence.
-LG_DEVICE bool describe_tile(const Params& p, int w, TileMessage& tile, int& sequence, int& q_tile) {
+LG_DEVICE bool describe_tile(const Params& p, int w, TileMessage& tile, int& sequence, int& q_tile, int& k_begin) {
     const int tiles = ceil_div(p.max_q, kTileM);
     sequence = w / (tiles * p.heads);
     tile.head = w / tiles % p.heads;
@@ -113,6 +121,7 @@ LG_DEVICE bool describe_tile(const Params& p, int w, TileMessage& tile, int& seq
     tile.rows = min_int(kTileM, s.q_len - first);
     tile.index = s.q_offset + first;
     tile.key_len = s.k_len;
+    k_begin = s.k_begin;
     return tile.rows > 0;
 }
 
@@ -122,44 +131,58 @@ struct Producer {
     const TensorMap& k_map;
     const TensorMap& v_map;
     const Shared& shared;
-    Ring<1> q_at;
+    Ring<kQueryStages> q_at;
     Ring<kStages> at;                // of K and of V
+    int k_begin;                     // first key of the sequence, in the packed keys
 
     LG_DEVICE void send_queries(const TileMessage& tile) {
-        shared.q.wait_empty(q_at);
-        shared.tiles[q_at.phase] = tile;
-        barrier_arrive_expecting(shared.q.full(0), tile_bytes(kTileM));
-        tma_load_tile<kTileM>(shared.start + kQueryAt, q_map, shared.q.full(0), tile.head, tile.token);
+        const u32 full = shared.q.full(q_at.stage);
+        barrier_arrive_expecting(full, tile_bytes(kTileM));
+        tma_load_tile<kTileM>(shared.query_stage(q_at.stage), q_map, full, tile.head, tile.token);
         q_at.advance();
     }
 
-    LG_DEVICE void send_keys(int n, int kind, int g, int k_begin, int key_len) {
-        const int token = k_begin + n * kTileN;
+    LG_DEVICE void send_keys(int message, int g, int key_len) {
+        const int first = (message >> kTileShift) * kTileN, token = k_begin + first;
         shared.k.wait_empty(at);
-        shared.keys[at.stage] = n * 4 + kind;
+        shared.keys[at.stage] = message;
         barrier_arrive_expecting(shared.k.full(at.stage), tile_bytes(kTileN));
         tma_load_tile<kTileN>(shared.key_stage(at.stage), k_map, shared.k.full(at.stage), g, token);
         shared.v.wait_empty(at);
-        shared.real_keys[at.stage] = key_len - n * kTileN;
+        shared.real_keys[at.stage] = key_len - first;
         barrier_arrive_expecting(shared.v.full(at.stage), tile_bytes(kTileN));
         tma_load_tile<kTileN>(shared.value_stage(at.stage), v_map, shared.v.full(at.stage), g, token);
         at.advance();
     }
 
-    // A stage of both rings without data.
-    LG_DEVICE void send_end_of_keys() {
-        shared.k.wait_empty(at);
-        shared.keys[at.stage] = kNoMoreKeys;
-        barrier_arrive(shared.k.full(at.stage));
-        shared.v.wait_empty(at);
-        barrier_arrive(shared.v.full(at.stage));
-        at.advance();
+    // The message about the next key tile of the walk, not yet known to be the last; or -1.
+    LG_DEVICE static int next_message(KeyTileWalk& walk) {
+        int n, kind;
+        return walk.next(n, kind) ? (n << kTileShift) + kind : -1;
+    }
+
+    // One key tile late, so that the last one can be told apart.
+    LG_DEVICE void send_tile(TileMessage& tile, int sequence, int q_tile) {
+        KeyTileWalk walk(p, sequence, tile.g, q_tile, tile.index, tile.index + tile.rows, tile.key_len);
+        bool queries_sent = false;
+        int message = -1;
+        do {
+            const int ahead = next_message(walk);
+            if (queries_sent) {
+                send_keys(message + (ahead < 0 ? kLast : 0), walk.g, walk.key_len);
+            } else {
+                tile.any_keys = ahead >= 0;
+                send_queries(tile);
+                queries_sent = true;
+            }
+            message = ahead;
+        } while (message >= 0);
     }
 
     LG_DEVICE void send_end_of_tiles() {
         shared.q.wait_empty(q_at);
-        shared.tiles[q_at.phase].valid = 0;
-        barrier_arrive(shared.q.full(0));
+        shared.tile_message(q_at).valid = 0;
+        barrier_arrive(shared.q.full(q_at.stage));
     }
 
     LG_DEVICE void run(int* next_tile) {
@@ -168,16 +191,11 @@ struct Producer {
         while (w < work) {
             // Asked for before the loads, so that the answer is there when they are all issued.
             const int following = int(gridDim.x) + (next_tile ? atomicAdd(next_tile, 1) : w);
-            TileMessage tile;
+            // The message is written where the consumers read it: it need not pass through registers.
+            shared.q.wait_empty(q_at);
+            TileMessage& tile = shared.tile_message(q_at);
             int sequence, q_tile;
-            if (describe_tile(p, w, tile, sequence, q_tile)) {
-                send_queries(tile);
-                const int k_begin = p.cu_k[sequence];
-                KeyTileWalk walk(p, sequence, tile.g, q_tile, tile.index, tile.index + tile.rows, tile.key_len);
-                int n, kind;
-                while (walk.next(n, kind)) send_keys(n, kind, tile.g, k_begin, tile.key_len);
-                send_end_of_keys();
-            }
+            if (describe_tile(p, w, tile, sequence, q_tile, k_begin)) send_tile(tile, sequence, q_tile);
             w = following;
         }
         send_end_of_tiles();
@@ -195,7 +213,7 @@ struct Consumer {
     const Shared& shared;
     int index;                       // 0 .. kConsumers - 1
     int thread;                      // 0 .. 127
-    Ring<1> q_at;
+    Ring<kQueryStages> q_at;
     Ring<kStages> at;                // of K; V is one stage behind
     float unit;                      // scores times this are in base 2
 
@@ -212,7 +230,7 @@ struct Consumer {
         return shared.keys[at.stage];
     }
 
-    LG_DEVICE QueryOperand queries() const { return QueryOperand(shared.start + kQueryAt + index * 64 * kPanelRowBytes); }
+    LG_DEVICE QueryOperand queries() const { return QueryOperand(shared.query_stage(q_at.stage) + index * 64 * kPanelRowBytes); }
 
     LG_DEVICE void issue_scores(float (&s)[64]) const {
         issue_product<kTileN, kHeadDim>(s, queries(), KeyOperand(shared.key_stage(at.stage)), kOverwrite);
@@ -225,7 +243,8 @@ struct Consumer {
         const int kind = message & 3;
         if constexpr (kSoftcap) cap_scores(s, p.scale / p.softcap);
         if (kind != kFull) {
-            mask_scores(s, kind, tile.g, tile.index + row(), (message >> 2) * kTileN + column(), tile.key_len);
+            const int j0 = (message >> kTileShift) * kTileN;
+            mask_scores(s, kind, tile.g, tile.index + row(), j0 + column(), j0, tile.key_len);
         }
         rows.update(s, factor, unit);
     }
@@ -241,55 +260,56 @@ struct Consumer {
         }
     }
 
-    // All key tiles of the query tile. Q is released on return.
-    LG_DEVICE void attend(const TileMessage& tile, float (&o)[kHeadDim / 2], SoftmaxRows& rows) {
-        const int message = receive_keys();
-        if (message != kNoMoreKeys) {
-            float s[64];
-            u32 weights[kTileN / 4];
-            float factor[2];
-            issue_scores(s);
-            wgmma_wait<0>();
-            pin(s);
-            shared.k.release(at);
-            at.advance();
-            softmax(s, message, tile, rows, factor);
-            pack_fragment(weights, s);
-            clear(o);
+    // S of the received key tile is done with K, and with Q if it was the last.
+    LG_DEVICE void release_scores_operands(int message) const {
+        shared.k.release(at);
+        if (message & kLast) shared.q.release(q_at);
+    }
 
-            for (int next = receive_keys(); next != kNoMoreKeys; next = receive_keys()) {
-                receive_values();
-                wait_turn();
-                issue_scores(s);
-                issue_output(o, weights);
-                pass_turn();
-                wgmma_wait<1>();
-                pin(s);
-                shared.k.release(at);
-                softmax(s, next, tile, rows, factor);
-                finish_before_wait(shared.start, rows.sum[0] + rows.sum[1]);
-                wgmma_wait<0>();
-                pin(o);
-                pin(weights);
-                shared.v.release(at.previous());
-                at.advance();
-                scale_rows(o, factor);
-                pack_fragment(weights, s);
-            }
-            receive_values();
+    // All key tiles of the query tile.
+    LG_DEVICE void attend(const TileMessage& tile, float (&o)[kHeadDim / 2], SoftmaxRows& rows) {
+        if (!tile.any_keys) {
+            clear(o);
             shared.q.release(q_at);
+            return;
+        }
+        float s[64];
+        u32 weights[kTileN / 4];
+        float factor[2];
+        int message = receive_keys();
+        issue_scores(s);
+        wgmma_wait<0>();
+        pin(s);
+        release_scores_operands(message);
+        at.advance();
+        softmax(s, message, tile, rows, factor);
+        pack_fragment(weights, s);
+        clear(o);
+
+        while (!(message & kLast)) {
+            message = receive_keys();
+            wait_turn();
+            issue_scores(s);
+            receive_values();
             issue_output(o, weights);
+            pass_turn();
+            wgmma_wait<1>();
+            pin(s);
+            release_scores_operands(message);
+            softmax(s, message, tile, rows, factor);
             wgmma_wait<0>();
             pin(o);
+            pin(weights);
             shared.v.release(at.previous());
-        } else {
-            clear(o);
-            shared.q.release(q_at);
+            at.advance();
+            rescale_rows(o, factor);
+            pack_fragment(weights, s);
         }
-        q_at.advance();
-        shared.k.release(at);  // the stage of the message "no more keys"
-        shared.v.release(at);
-        at.advance();
+        receive_values();
+        issue_output(o, weights);
+        wgmma_wait<0>();
+        pin(o);
+        shared.v.release(at.previous());
     }
 
     // Writes this consumer's 64 rows.
@@ -319,13 +339,14 @@ struct Consumer {
         for (;;) {
             shared.q.wait_full(q_at);
             // Read where it lies, which keeps it out of the registers.
-            const TileMessage& tile = shared.tiles[q_at.phase];
+            const TileMessage& tile = shared.tile_message(q_at);
             if (!tile.valid) return;
             float o[kHeadDim / 2];
             SoftmaxRows rows;
             rows.reset();
             attend(tile, o, rows);
             write(tile, o, rows);
+            q_at.advance();
         }
     }
 };

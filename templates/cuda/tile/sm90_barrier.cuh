@@ -26,14 +26,17 @@ LG_DEVICE void barrier_arrive_expecting(u32 barrier, u32 bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
 
+// Sleeps until the phase is completed or a long time has passed. Without the time the thread would wake up and ask again
+// all the while, at the cost of issue slots and power.
 LG_DEVICE bool barrier_test(u32 barrier, u32 phase) {
+    constexpr u32 kSleepNanoseconds = 10000000;
     u32 done;
     asm volatile(
         "{\n .reg .pred done;\n"
-        " mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+        " mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2, %3;\n"
         " selp.b32 %0, 1, 0, done;\n}"
         : "=r"(done)
-        : "r"(barrier), "r"(phase)
+        : "r"(barrier), "r"(phase), "r"(kSleepNanoseconds)
         : "memory");
     return done != 0;
 }

@@ -54,23 +54,46 @@ LG_DEVICE u32 visible_bits_transposed(int g, int i, int j, int key_len) {
     return word;
 }
 
+// The keys that query i sees among [j0, j1), when they are one run: then [begin, end). False when they are more.
+LG_DEVICE bool sees_one_run(int g, int i, int j0, int j1, int& begin, int& end) {
+    const Span run = next_keys(g, i, i + 1, j0);
+    begin = min_int(run.begin, j1);
+    end = min_int(run.end, j1);
+    return end == j1 || next_keys(g, i, i + 1, end).begin >= j1;
+}
+
 // Sets every score that does not count to -inf. Rows are query indices i and i + 8, `j` is the key of the thread's first
-// column. One comparison an element at the causal edge; the pattern's own predicate in a general tile.
+// column, the tile starts at key j0. One comparison an element at the causal edge. In a general tile two, if each row of the
+// warp sees one run of keys, as at the far edge of a window; else, and for listed patterns, the pattern's own predicate.
 template <int kCount>
-LG_DEVICE void mask_scores(float (&s)[kCount], int kind, int g, int i, int j, int key_len) {
+LG_DEVICE void mask_scores(float (&s)[kCount], int kind, int g, int i, int j, int j0, int key_len) {
     if (kind == kEdge) {
         const int last[2] = {min_int(i, key_len - 1) - j, min_int(i + 8, key_len - 1) - j};
 #pragma unroll
         for (int e = 0; e < kCount; ++e) {
             if (element_column(e) > last[element_row(e)]) s[e] = -kInf;
         }
-    } else {
-        static_assert(kCount == 64, "two words of bits");
-        const ElementBits keep_bits{visible_bits(g, i, j, key_len), visible_bits(g, i, j + element_column(32), key_len)};
+        return;
+    }
+    if constexpr (!kListed) {
+        int begin[2], end[2];
+        const int j1 = min_int(j0 + kTileN, key_len);
+        const bool upper = sees_one_run(g, i, j0, j1, begin[0], end[0]);
+        const bool lower = sees_one_run(g, i + 8, j0, j1, begin[1], end[1]);
+        if (__all_sync(kAllLanes, upper && lower)) {
 #pragma unroll
-        for (int e = 0; e < kCount; ++e) {
-            if (!keep_bits[e]) s[e] = -kInf;
+            for (int e = 0; e < kCount; ++e) {
+                const int row = element_row(e);
+                if (element_column(e) < begin[row] - j || element_column(e) >= end[row] - j) s[e] = -kInf;
+            }
+            return;
         }
+    }
+    static_assert(kCount == 64, "two words of bits");
+    const ElementBits keep_bits{visible_bits(g, i, j, key_len), visible_bits(g, i, j + element_column(32), key_len)};
+#pragma unroll
+    for (int e = 0; e < kCount; ++e) {
+        if (!keep_bits[e]) s[e] = -kInf;
     }
 }
 
@@ -84,34 +107,36 @@ struct SoftmaxRows {
         sum[0] = sum[1] = 0.0f;
     }
 
-    // s becomes 2^(unit s - m), m the new maximum; `factor` is what earlier sums and outputs must be multiplied by. A row
-    // that has seen no key yet keeps m = -inf and gets zeros: its exponents are taken against 0.
+    // s becomes 2^(unit s - m), m the reference maximum; `factor` is what earlier sums and outputs must be multiplied by.
+    // The reference follows the true maximum only when that has grown by more than a factor of 2^kSlack: until then the
+    // weights may exceed 1 (by at most 2^kSlack) and the factor is exactly 1, so that the outputs need no pass. A row that
+    // has seen no key yet keeps m = -inf and gets zeros: its exponents are taken against 0.
+    // Four chains for the maxima and four for the sums: one would wait for its own latency.
     template <int kCount>
     LG_DEVICE void update(float (&s)[kCount], float (&factor)[2], float unit) {
+        constexpr float kSlack = 8.0f;
+        float top[2][2] = {{s[0], s[1]}, {s[2], s[3]}};
+#pragma unroll
+        for (int e = 4; e < kCount; ++e) top[element_row(e)][e % 2] = fmaxf(top[element_row(e)][e % 2], s[e]);
+        float shift[2];
 #pragma unroll
         for (int row = 0; row < 2; ++row) {
-            float top = max[row];
-#pragma unroll
-            for (int e = 0; e < kCount; ++e) {
-                if (element_row(e) == row) top = fmaxf(top, s[e]);
-            }
-            top = quad_max(top);
-            const float base = top == -kInf ? 0.0f : top;
-            const float shift = base * unit;
-            // The difference first: while the maximum stays, it is 0 and the factor exactly 1. `max * unit - shift` is one
-            // fused operation, which keeps the rounding error of shift and adds it up tile after tile.
-            factor[row] = exp2_approx((max[row] - base) * unit);
-            max[row] = top;
-            float tile_sum = 0.0f;
-#pragma unroll
-            for (int e = 0; e < kCount; ++e) {
-                if (element_row(e) == row) {
-                    s[e] = exp2_approx(s[e] * unit - shift);
-                    tile_sum += s[e];
-                }
-            }
-            sum[row] = sum[row] * factor[row] + tile_sum;
+            const float tile_top = quad_max(fmaxf(top[row][0], top[row][1]));
+            const bool grew = (tile_top - max[row]) * unit > kSlack;
+            const float reference = grew ? tile_top : max[row];
+            shift[row] = reference == -kInf ? 0.0f : __fmul_rn(reference, unit);
+            // Not fused: the old weights were taken against the rounded product, and an error here would add up.
+            factor[row] = grew ? exp2_approx(__fmul_rn(max[row], unit) - shift[row]) : 1.0f;
+            max[row] = reference;
         }
+        float tile_sum[2][2] = {};
+#pragma unroll
+        for (int e = 0; e < kCount; ++e) {
+            s[e] = exp2_approx(s[e] * unit - shift[element_row(e)]);
+            tile_sum[element_row(e)][e % 2] += s[e];
+        }
+#pragma unroll
+        for (int row = 0; row < 2; ++row) sum[row] = sum[row] * factor[row] + (tile_sum[row][0] + tile_sum[row][1]);
     }
 
     // Ends the row: the factor that turns the accumulated output into O, and the log-sum-exp (natural log). The learned sink
@@ -134,6 +159,15 @@ struct SoftmaxRows {
         lse = empty ? -kInf : kLn2 * (top + log2_approx(total));
     }
 };
+
+// Multiplies the two rows, unless both factors of every lane are 1.
+template <int kCount>
+LG_DEVICE void rescale_rows(float (&acc)[kCount], const float (&factor)[2]) {
+    if (__any_sync(kAllLanes, factor[0] != 1.0f || factor[1] != 1.0f)) {
+#pragma unroll
+        for (int e = 0; e < kCount; ++e) acc[e] *= factor[element_row(e)];
+    }
+}
 
 template <int kCount>
 LG_DEVICE void scale_rows(float (&acc)[kCount], const float (&factor)[2]) {

@@ -13,29 +13,33 @@ namespace lg {
 // ---- operands in shared memory ------------------------------------------------------------------------------------------
 
 // Matrix descriptor: 128-byte swizzle; groups of 8 rows are 1024 bytes apart; panels are `panel_stride` bytes apart (read
-// for MN-major operands wider than a panel only).
-LG_DEVICE u64 matrix_descriptor(u32 address, u32 panel_stride) {
-    constexpr u64 kSwizzle128 = u64(1) << 62;
-    constexpr u64 kRowGroupStride = u64(1024 >> 4) << 32;
-    return kSwizzle128 | kRowGroupStride | (u64(panel_stride >> 4) << 16) | u64((address & 0x3ffff) >> 4);
+// for MN-major operands wider than a panel only). The upper word is a constant of the operand, the lower one holds the
+// address: steps are additions to it alone.
+LG_DEVICE u64 matrix_descriptor(u32 low) {
+    constexpr u32 kSwizzle128 = 1u << 30;
+    constexpr u32 kRowGroupStride = 1024 >> 4;
+    u64 descriptor;
+    asm("mov.b64 %0, {%1, %2};" : "=l"(descriptor) : "r"(low), "n"(kSwizzle128 | kRowGroupStride));
+    return descriptor;
 }
+LG_DEVICE u32 descriptor_origin(u32 address, int panel_stride) { return (u32(panel_stride >> 4) << 16) | (address >> 4); }
 
 // The summed dimension runs along the rows: 16 columns a step, 4 steps a panel.
 template <int kPanelStride>
 struct KMajor {
     static constexpr int kTransposed = 0;
-    u64 origin;
-    LG_DEVICE explicit KMajor(u32 address) : origin(matrix_descriptor(address, kPanelStride)) {}
-    LG_DEVICE u64 step(int t) const { return origin + ((t / 4 * kPanelStride + t % 4 * 32) >> 4); }
+    u32 origin;
+    LG_DEVICE explicit KMajor(u32 address) : origin(descriptor_origin(address, kPanelStride)) {}
+    LG_DEVICE u64 step(int t) const { return matrix_descriptor(origin + ((t / 4 * kPanelStride + t % 4 * 32) >> 4)); }
 };
 
 // The summed dimension runs down the rows: 16 rows a step.
 template <int kPanelStride>
 struct MnMajor {
     static constexpr int kTransposed = 1;
-    u64 origin;
-    LG_DEVICE explicit MnMajor(u32 address) : origin(matrix_descriptor(address, kPanelStride)) {}
-    LG_DEVICE u64 step(int t) const { return origin + ((t * 16 * kPanelRowBytes) >> 4); }
+    u32 origin;
+    LG_DEVICE explicit MnMajor(u32 address) : origin(descriptor_origin(address, kPanelStride)) {}
+    LG_DEVICE u64 step(int t) const { return matrix_descriptor(origin + ((t * 16 * kPanelRowBytes) >> 4)); }
 };
 
 // ---- groups -------------------------------------------------------------------------------------------------------------
@@ -59,30 +63,6 @@ template <int kCount>
 LG_DEVICE void pin(u32 (&registers)[kCount]) {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) asm volatile("" : "+r"(registers[i])::"memory");
-}
-
-// Keeps the arithmetic that leads to a value ahead of the next wait. ptxas moves arithmetic across a wait (it sees no
-// dependence), out of the shadow of the products in flight; it does not move a store. The store never happens: the values
-// are not negative, which only we know.
-LG_DEVICE void finish_before_wait(u32 scratch, float not_negative) {
-    asm volatile(
-        "{\n .reg .pred never;\n setp.lt.f32 never, %1, 0f00000000;\n"
-        " @never st.volatile.shared.f32 [%0], %1;\n}" ::"r"(scratch),
-        "f"(not_negative)
-        : "memory");
-}
-
-// The same for a whole fragment.
-template <int kCount>
-LG_DEVICE void finish_before_wait(u32 scratch, const float (&not_negative)[kCount]) {
-    u32 signs = 0;
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) signs |= __float_as_uint(not_negative[i]);
-    asm volatile(
-        "{\n .reg .pred never;\n setp.lt.s32 never, %1, 0;\n"
-        " @never st.volatile.shared.u32 [%0], %1;\n}" ::"r"(scratch),
-        "r"(signs)
-        : "memory");
 }
 
 // ---- one instruction: m64 n{64, 128} k16 ----------------------------------------------------------------------------------
