@@ -153,8 +153,8 @@ struct Producer {
                     delta = p.delta[at_row];
                 }
             }
-            shared.lse[at.stage * kTileM + row] = lse;
-            shared.delta[at.stage * kTileM + row] = delta;
+            shared.lse[at.stage() * kTileM + row] = lse;
+            shared.delta[at.stage() * kTileM + row] = delta;
         }
     }
 
@@ -162,28 +162,28 @@ struct Producer {
         const int first = m * kTileM, token = tile.s.q_begin + first;
         shared.q.wait_empty(at);
         if (lane == 0) {
-            shared.messages[at.stage] = {kind, head, first, 0};
-            barrier_arrive_expecting(shared.q.full(at.stage), tile_bytes(kTileM));
-            tma_load_tile<kTileM>(shared.queries(at.stage), q_map, shared.q.full(at.stage), head, token);
+            shared.messages[at.stage()] = {kind, head, first, 0};
+            barrier_arrive_expecting(shared.q.full(at.stage()), tile_bytes(kTileM));
+            tma_load_tile<kTileM>(shared.queries(at.stage()), q_map, shared.q.full(at.stage()), head, token);
         }
         shared.d_o.wait_empty(at);
         if (lane == 0) {
-            barrier_arrive_expecting(shared.d_o.full(at.stage), tile_bytes(kTileM));
-            tma_load_tile<kTileM>(shared.out_grads(at.stage), do_map, shared.d_o.full(at.stage), head, token);
+            barrier_arrive_expecting(shared.d_o.full(at.stage()), tile_bytes(kTileM));
+            tma_load_tile<kTileM>(shared.out_grads(at.stage()), do_map, shared.d_o.full(at.stage()), head, token);
         }
         __syncwarp();
         write_row_statistics(head, first);
-        barrier_arrive(shared.q.full(at.stage));
+        barrier_arrive(shared.q.full(at.stage()));
         at.advance();
     }
 
     LG_DEVICE void send_end() const {
         shared.q.wait_empty(at);
         if (lane == 0) {
-            shared.messages[at.stage] = {-1, 0, 0, 0};
-            barrier_arrive(shared.q.full(at.stage));
+            shared.messages[at.stage()] = {-1, 0, 0, 0};
+            barrier_arrive(shared.q.full(at.stage()));
         }
-        barrier_arrive(shared.q.full(at.stage));
+        barrier_arrive(shared.q.full(at.stage()));
     }
 
     LG_DEVICE void run() {
@@ -232,14 +232,14 @@ struct Consumer {
     }
     LG_DEVICE void zero_query_tail(int rows) const {
         shared.d_o.wait_full(at);
-        zero_rows<kTileM>(shared.queries(at.stage), rows, thread);
-        zero_rows<kTileM>(shared.out_grads(at.stage), rows, thread);
+        zero_rows<kTileM>(shared.queries(at.stage()), rows, thread);
+        zero_rows<kTileM>(shared.out_grads(at.stage()), rows, thread);
         sync_warpgroup();
     }
 
     // P^T from S^T, in place.
     LG_DEVICE void weigh(float (&s)[kScores], const TileMessage& message) const {
-        const float* lse = shared.lse + at.stage * kTileM + column();
+        const float* lse = shared.lse + at.stage() * kTileM + column();
         const float unit = score_unit(p);
         const bool masked = message.kind != kFull;
         if constexpr (kSoftcap) cap_scores(s, p.scale / p.softcap);
@@ -277,8 +277,8 @@ struct Consumer {
     // P^T and dS^T, packed, from P^T and dP^T.
     LG_DEVICE void differentiate(u32 (&weights)[kScores / 2], u32 (&ds)[kScores / 2], const float (&s)[kScores],
                                  const float (&dp)[kScores]) const {
-        const float* lse = shared.lse + at.stage * kTileM + column();
-        const float* delta = shared.delta + at.stage * kTileM + column();
+        const float* lse = shared.lse + at.stage() * kTileM + column();
+        const float* delta = shared.delta + at.stage() * kTileM + column();
 #pragma unroll
         for (int c = 0; c < kScores / 4; ++c) {
             const float2 d = *reinterpret_cast<const float2*>(delta + 8 * c);
@@ -334,9 +334,9 @@ struct Consumer {
         u32 ds[kScores / 2], weights[kScores / 2];
         {
             float s[kScores], dp[kScores];
-            issue_product<kTileM, kHeadDim>(s, KeyRows(shared.keys() + my_rows), QueryRows(shared.queries(at.stage)), kOverwrite);
+            issue_product<kTileM, kHeadDim>(s, KeyRows(shared.keys() + my_rows), QueryRows(shared.queries(at.stage())), kOverwrite);
             shared.d_o.wait_full(at);
-            issue_product<kTileM, kHeadDim>(dp, KeyRows(shared.values() + my_rows), QueryRows(shared.out_grads(at.stage)),
+            issue_product<kTileM, kHeadDim>(dp, KeyRows(shared.values() + my_rows), QueryRows(shared.out_grads(at.stage())),
                                             kOverwrite);
             wgmma_wait<1>();
             pin(s);
@@ -345,14 +345,14 @@ struct Consumer {
             pin(dp);
             differentiate(weights, ds, s, dp);
         }
-        issue_product<kHeadDim, kTileM>(dv, weights, QueryColumns(shared.out_grads(at.stage)), kAdd);
+        issue_product<kHeadDim, kTileM>(dv, weights, QueryColumns(shared.out_grads(at.stage())), kAdd);
         store_fragment<kTileM>(shared.ds(buffer), panel_bytes(kTileN), index * 64 + thread / 32 * 16, ds);
         fence_async_proxy();
         if (thread == 0) bulk_wait_read();  // the previous dQ has left the staging area
         meet_consumers();
         float dq[32];
         issue_dq(dq, buffer);
-        issue_product<kHeadDim, kTileM>(dk, ds, QueryColumns(shared.queries(at.stage)), kAdd);
+        issue_product<kHeadDim, kTileM>(dk, ds, QueryColumns(shared.queries(at.stage())), kAdd);
         wgmma_wait<2>();
         pin(dv);
         pin(weights);
@@ -386,7 +386,7 @@ struct Consumer {
         receive_keys();
         for (int buffer = 0;; buffer ^= 1) {
             shared.q.wait_full(at);
-            const TileMessage& message = shared.messages[at.stage];
+            const TileMessage& message = shared.messages[at.stage()];
             if (message.kind < 0) break;
             step(dk, dv, message, buffer);
         }

@@ -99,7 +99,7 @@ struct Shared {
         k.base = q.base + RingBarriers<kQueryStages>::kBytes;
         v.base = k.base + RingBarriers<kStages>::kBytes;
     }
-    LG_DEVICE TileMessage& tile_message(const Ring<kQueryStages>& at) const { return tiles[at.stage + kQueryStages * at.phase]; }
+    LG_DEVICE TileMessage& tile_message(const Ring<kQueryStages>& at) const { return tiles[at.count % kTileMessages]; }
     LG_DEVICE u32 query_stage(int stage) const { return start + kQueryAt + stage * tile_bytes(kTileM); }
     LG_DEVICE u32 key_stage(int stage) const { return start + kKeyAt + stage * tile_bytes(kTileN); }
     LG_DEVICE u32 value_stage(int stage) const { return start + kValueAt + stage * tile_bytes(kTileN); }
@@ -107,16 +107,20 @@ struct Shared {
 
 // ---- producer -----------------------------------------------------------------------------------------------------------
 
-// Work item w: query tiles of a head from the last (longest) to the first, then the next head, then the next sequence.
-LG_DEVICE bool describe_tile(const Params& p, int w, TileMessage& tile, int& sequence, int& q_tile, int& k_begin) {
-    const int tiles = ceil_div(p.max_q, kTileM);
-    sequence = w / (tiles * p.heads);
-    tile.head = w / tiles % p.heads;
-    q_tile = tiles - 1 - w % tiles;
+LG_DEVICE u32 work_items(const Params& p) { return opaque(ceil_div(p.max_q, kTileM)) * p.heads * p.batch; }
+
+// Work item w: query tiles of a head from the last (longest) to the first, then the next head, then the next sequence. The
+// divisors are opaque because their hoisted reciprocals would take registers that the producer does not have.
+LG_DEVICE bool describe_tile(const Params& p, u32 w, TileMessage& tile, int& sequence, int& q_tile, int& k_begin) {
+    const u32 tiles = opaque(ceil_div(p.max_q, kTileM)), heads = opaque(p.heads);
+    const u32 row = w / tiles, head = row % heads;
+    sequence = row / heads;
+    tile.head = head;
+    q_tile = tiles - 1 - (w - row * tiles);
     const Sequence s = load_sequence(p, sequence);
     const int first = q_tile * kTileM;
     tile.valid = 1;
-    tile.g = tile.head / (p.heads / p.kv_heads);
+    tile.g = head * p.kv_heads / heads;
     tile.token = s.q_begin + first;
     tile.rows = min_int(kTileM, s.q_len - first);
     tile.index = s.q_offset + first;
@@ -136,22 +140,22 @@ struct Producer {
     int k_begin;                     // first key of the sequence, in the packed keys
 
     LG_DEVICE void send_queries(const TileMessage& tile) {
-        const u32 full = shared.q.full(q_at.stage);
+        const u32 full = shared.q.full(q_at.stage());
         barrier_arrive_expecting(full, tile_bytes(kTileM));
-        tma_load_tile<kTileM>(shared.query_stage(q_at.stage), q_map, full, tile.head, tile.token);
+        tma_load_tile<kTileM>(shared.query_stage(q_at.stage()), q_map, full, tile.head, tile.token);
         q_at.advance();
     }
 
     LG_DEVICE void send_keys(int message, int g, int key_len) {
         const int first = (message >> kTileShift) * kTileN, token = k_begin + first;
         shared.k.wait_empty(at);
-        shared.keys[at.stage] = message;
-        barrier_arrive_expecting(shared.k.full(at.stage), tile_bytes(kTileN));
-        tma_load_tile<kTileN>(shared.key_stage(at.stage), k_map, shared.k.full(at.stage), g, token);
+        shared.keys[at.stage()] = message;
+        barrier_arrive_expecting(shared.k.full(at.stage()), tile_bytes(kTileN));
+        tma_load_tile<kTileN>(shared.key_stage(at.stage()), k_map, shared.k.full(at.stage()), g, token);
         shared.v.wait_empty(at);
-        shared.real_keys[at.stage] = key_len - first;
-        barrier_arrive_expecting(shared.v.full(at.stage), tile_bytes(kTileN));
-        tma_load_tile<kTileN>(shared.value_stage(at.stage), v_map, shared.v.full(at.stage), g, token);
+        shared.real_keys[at.stage()] = key_len - first;
+        barrier_arrive_expecting(shared.v.full(at.stage()), tile_bytes(kTileN));
+        tma_load_tile<kTileN>(shared.value_stage(at.stage()), v_map, shared.v.full(at.stage()), g, token);
         at.advance();
     }
 
@@ -164,16 +168,15 @@ struct Producer {
     // One key tile late, so that the last one can be told apart.
     LG_DEVICE void send_tile(TileMessage& tile, int sequence, int q_tile) {
         KeyTileWalk walk(p, sequence, tile.g, q_tile, tile.index, tile.index + tile.rows, tile.key_len);
-        bool queries_sent = false;
-        int message = -1;
+        constexpr int kNotStarted = -2;
+        int message = kNotStarted;
         do {
             const int ahead = next_message(walk);
-            if (queries_sent) {
+            if (message != kNotStarted) {
                 send_keys(message + (ahead < 0 ? kLast : 0), walk.g, walk.key_len);
             } else {
                 tile.any_keys = ahead >= 0;
                 send_queries(tile);
-                queries_sent = true;
             }
             message = ahead;
         } while (message >= 0);
@@ -182,21 +185,18 @@ struct Producer {
     LG_DEVICE void send_end_of_tiles() {
         shared.q.wait_empty(q_at);
         shared.tile_message(q_at).valid = 0;
-        barrier_arrive(shared.q.full(q_at.stage));
+        barrier_arrive(shared.q.full(q_at.stage()));
     }
 
     LG_DEVICE void run(int* next_tile) {
-        const int work = ceil_div(p.max_q, kTileM) * p.heads * p.batch;
-        int w = blockIdx.x;
-        while (w < work) {
-            // Asked for before the loads, so that the answer is there when they are all issued.
-            const int following = int(gridDim.x) + (next_tile ? atomicAdd(next_tile, 1) : w);
+        u32 w = blockIdx.x;
+        while (w < work_items(p)) {
             // The message is written where the consumers read it: it need not pass through registers.
             shared.q.wait_empty(q_at);
             TileMessage& tile = shared.tile_message(q_at);
             int sequence, q_tile;
             if (describe_tile(p, w, tile, sequence, q_tile, k_begin)) send_tile(tile, sequence, q_tile);
-            w = following;
+            w = gridDim.x + (next_tile ? atomicAdd(next_tile, 1) : w);
         }
         send_end_of_tiles();
     }
@@ -227,16 +227,16 @@ struct Consumer {
     // Next key tile: its message. The K stage stays ours until released.
     LG_DEVICE int receive_keys() const {
         shared.k.wait_full(at);
-        return shared.keys[at.stage];
+        return shared.keys[at.stage()];
     }
 
-    LG_DEVICE QueryOperand queries() const { return QueryOperand(shared.query_stage(q_at.stage) + index * 64 * kPanelRowBytes); }
+    LG_DEVICE QueryOperand queries() const { return QueryOperand(shared.query_stage(q_at.stage()) + index * 64 * kPanelRowBytes); }
 
     LG_DEVICE void issue_scores(float (&s)[64]) const {
-        issue_product<kTileN, kHeadDim>(s, queries(), KeyOperand(shared.key_stage(at.stage)), kOverwrite);
+        issue_product<kTileN, kHeadDim>(s, queries(), KeyOperand(shared.key_stage(at.stage())), kOverwrite);
     }
     LG_DEVICE void issue_output(float (&o)[kHeadDim / 2], const u32 (&weights)[kTileN / 4]) const {
-        issue_product<kHeadDim, kTileN>(o, weights, ValueOperand(shared.value_stage(at.previous().stage)), kAdd);
+        issue_product<kHeadDim, kTileN>(o, weights, ValueOperand(shared.value_stage(at.previous().stage())), kAdd);
     }
 
     LG_DEVICE void softmax(float (&s)[64], int message, const TileMessage& tile, SoftmaxRows& rows, float (&factor)[2]) const {
@@ -253,9 +253,9 @@ struct Consumer {
     LG_DEVICE void receive_values() const {
         const Ring<kStages> v_at = at.previous();
         shared.v.wait_full(v_at);
-        const int keys = shared.real_keys[v_at.stage];
+        const int keys = shared.real_keys[v_at.stage()];
         if (keys < kTileN) {
-            zero_rows<kTileN>(shared.value_stage(v_at.stage), keys, thread);
+            zero_rows<kTileN>(shared.value_stage(v_at.stage()), keys, thread);
             sync_warpgroup();
         }
     }

@@ -47,20 +47,15 @@ LG_DEVICE void barrier_wait(u32 barrier, u32 phase) {
     }
 }
 
-// A position in a ring of kDepth stages: which stage, and the parity of the current lap.
+// A position in a ring of kDepth stages: which stage, and the parity of the current lap. One register.
 template <int kDepth>
 struct Ring {
-    int stage = 0;
-    u32 phase = 0;
-    LG_DEVICE void advance() {
-        if (++stage == kDepth) {
-            stage = 0;
-            phase ^= 1;
-        }
-    }
-    LG_DEVICE Ring previous() const {
-        return stage == 0 ? Ring{kDepth - 1, phase ^ 1} : Ring{stage - 1, phase};
-    }
+    static_assert((kDepth & (kDepth - 1)) == 0, "stage and lap are bits of one counter");
+    u32 count = 0;
+    LG_DEVICE int stage() const { return count % kDepth; }
+    LG_DEVICE u32 phase() const { return count / kDepth % 2; }
+    LG_DEVICE void advance() { ++count; }
+    LG_DEVICE Ring previous() const { return Ring{count - 1}; }
 };
 
 // The mbarriers of a ring: kDepth `full` ones, then kDepth `empty` ones.
@@ -76,12 +71,12 @@ struct RingBarriers {
             barrier_init(empty(stage), empty_arrivals);
         }
     }
-    LG_DEVICE void wait_full(const Ring<kDepth>& at) const { barrier_wait(full(at.stage), at.phase); }
-    LG_DEVICE void wait_empty(const Ring<kDepth>& at) const { barrier_wait(empty(at.stage), at.phase ^ 1); }
+    LG_DEVICE void wait_full(const Ring<kDepth>& at) const { barrier_wait(full(at.stage()), at.phase()); }
+    LG_DEVICE void wait_empty(const Ring<kDepth>& at) const { barrier_wait(empty(at.stage()), at.phase() ^ 1); }
     // A whole warp is done with the stage: one arrival for the warp, after all its lanes' reads.
     LG_DEVICE void release(const Ring<kDepth>& at) const {
         __syncwarp();
-        if (threadIdx.x % kWarpSize == 0) barrier_arrive(empty(at.stage));
+        if (threadIdx.x % kWarpSize == 0) barrier_arrive(empty(at.stage()));
     }
 };
 
