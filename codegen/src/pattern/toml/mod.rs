@@ -42,6 +42,11 @@ impl Pattern {
                 Problem::Limit { what: format!("the size of {source_name}"), limit: "1 MiB".to_string() };
             return Err(problem.into());
         }
+        if let Some(zero) = text.find('\0') {
+            return Err(
+                Fault::syntax("not a text: it holds a zero byte", zero..zero + 1).in_text(source_name, text)
+            );
+        }
         read::document(text).map_err(|fault| fault.in_text(source_name, text))
     }
 
