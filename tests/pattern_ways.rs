@@ -32,7 +32,7 @@ pub fn sees(q: i64, k: i64, head: i64) -> bool {
     if distance < 100 {
         true
     } else {
-        (k / block + head) % 2 == 0 || std::cmp::min(k, 7) != 7 && !(k.max(3) > 5)
+        (k / block + head) % 2 == 0 || std::cmp::min(k, 7) != 7 && !(k.max(3) == 5 || head == 2)
     }
 }
 
