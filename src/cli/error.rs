@@ -36,6 +36,15 @@ impl CliError {
         }
     }
 
+    /// The message alone.
+    pub fn message(&self) -> String {
+        match self {
+            CliError::Clap(error) => error.to_string(),
+            CliError::Usage(error) | CliError::Failure(error) => error.to_string(),
+            CliError::Stdout(error) => error.to_string(),
+        }
+    }
+
     /// The message and its chain of causes, one line each.
     pub fn render(&self) -> String {
         match self {

@@ -70,6 +70,11 @@ impl FileSet {
         self.files.push((path.into(), bytes.into()));
     }
 
+    /// How many files.
+    pub fn len(&self) -> usize {
+        self.files.len()
+    }
+
     /// Writes all files; on an error none of them is left behind and older ones stay as they were.
     pub fn commit(self) -> Result<(), FileError> {
         let mut pending = Pending::default();
@@ -89,6 +94,40 @@ pub fn write(path: &Path, bytes: impl Into<Vec<u8>>) -> Result<(), FileError> {
     let mut files = FileSet::default();
     files.add(path, bytes);
     files.commit()
+}
+
+/// A folder to write into. What had to be created goes away again, unless it is kept.
+#[derive(Debug)]
+pub struct Folder {
+    /// Folders that were not there before, outermost first.
+    created: Vec<PathBuf>,
+}
+
+impl Folder {
+    /// Makes sure that the folder is there.
+    pub fn create(path: &Path) -> Result<Folder, FileError> {
+        let missing =
+            path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
+        let mut created: Vec<PathBuf> = missing.map(Path::to_path_buf).collect();
+        created.reverse();
+        let folder = Folder { created };
+        fs::create_dir_all(path).map_err(|source| FileError::Write { path: path.into(), source })?;
+        Ok(folder)
+    }
+
+    /// Leaves the folder where it is.
+    pub fn keep(mut self) {
+        self.created.clear();
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        for folder in self.created.iter().rev() {
+            // Only an empty folder goes, and only after an error that is being reported.
+            let _ = fs::remove_dir(folder);
+        }
+    }
 }
 
 /// Staged files; those that were not published are removed when it goes away.

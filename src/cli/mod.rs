@@ -1,12 +1,22 @@
 //! The `lgc` command line: the commands, and what they share. Each command lives in a module of its own and writes
 //! to the stream it is given; nothing here prints by itself.
 
+mod check;
+mod compile;
+mod device;
+mod doctor;
+mod emit;
+mod environment;
 mod error;
+mod fetch_nvrtc;
 mod files;
+mod kernel_args;
+mod loaded;
 mod model_arg;
 mod number;
 mod pattern_arg;
 mod report;
+mod run;
 mod show;
 mod terminal;
 
@@ -42,12 +52,24 @@ enum Command {
     Report(report::Args),
     /// Draw the mask: in the terminal, or as a PNG or SVG picture
     Show(show::Args),
+    /// Compile every kernel of a pattern, and write a manifest
+    Compile(Box<compile::Args>),
+    /// Print any stage of the compiler as text
+    Emit(Box<emit::Args>),
+    /// Compute attention on tensors of your own
+    Run(Box<run::Args>),
+    /// Compare kernels with the f64 oracle on random problems
+    Check(Box<check::Args>),
+    /// Tell what this machine has, what it lacks, and how to get it
+    Doctor(doctor::Args),
+    /// Fetch NVIDIA's run-time compiler into the cache
+    FetchNvrtc(fetch_nvrtc::Args),
 }
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let outcome = run(std::env::args_os(), &mut out).and_then(|()| Ok(out.flush()?));
+    let outcome = dispatch(std::env::args_os(), &mut out).and_then(|()| Ok(out.flush()?));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         // The reader has seen enough: `lgc report ... | head` is no failure.
@@ -60,7 +82,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(args: impl Iterator<Item = OsString>, out: &mut dyn Write) -> Result<(), CliError> {
+fn dispatch(args: impl Iterator<Item = OsString>, out: &mut dyn Write) -> Result<(), CliError> {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => return Err(CliError::Clap(error)),
@@ -69,5 +91,11 @@ fn run(args: impl Iterator<Item = OsString>, out: &mut dyn Write) -> Result<(), 
     match cli.command {
         Command::Report(args) => report::run(&args, out),
         Command::Show(args) => show::run(&args, out),
+        Command::Compile(args) => compile::run(&args, out),
+        Command::Check(args) => check::run(&args, out),
+        Command::Doctor(args) => doctor::run(&args, out),
+        Command::Emit(args) => emit::run(&args, out),
+        Command::Run(args) => run::run(&args, out),
+        Command::FetchNvrtc(args) => fetch_nvrtc::run(&args, out),
     }
 }

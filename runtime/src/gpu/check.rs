@@ -44,6 +44,34 @@ pub struct OutputError {
 }
 
 impl OutputError {
+    /// Measures a result against the oracle's and plain attention's.
+    pub fn measure(
+        name: &'static str,
+        found: &[f64],
+        exact: &[f64],
+        rough: &[f64],
+        factor: f64,
+    ) -> OutputError {
+        let mut misplaced = found.len().abs_diff(exact.len());
+        let (mut ours, mut theirs, mut norm) = (0.0, 0.0, 0.0);
+        let (mut worst, mut plain_worst) = (0.0f64, 0.0f64);
+        for ((&x, &e), &r) in found.iter().zip(exact).zip(rough) {
+            if !(x.is_finite() && e.is_finite()) {
+                misplaced += usize::from(x != e && !(x.is_nan() && e.is_nan()));
+                continue;
+            }
+            let (a, b) = ((x - e).abs(), (r - e).abs());
+            ours += a * a;
+            theirs += b * b;
+            norm += e * e;
+            worst = worst.max(a);
+            plain_worst = plain_worst.max(b);
+        }
+        let relative = |sum: f64| if norm > 0.0 { (sum / norm).sqrt() } else { sum.sqrt() };
+        let (error, plain) = (relative(ours), relative(theirs));
+        OutputError { name, error, plain, worst, plain_worst, misplaced, factor }
+    }
+
     /// Whether the rule holds.
     pub fn holds(&self) -> bool {
         let norm_holds = self.error <= self.factor * self.plain;
@@ -118,27 +146,33 @@ impl GpuAttention {
         let mut lse = Buffer::filled(&self.stream, problem.lse_elements() * 4, POISON)?;
         if prepared.splits().is_some() {
             self.decode(&mut prepared, device.forward(&mut o, &mut lse), None)?;
-            outputs.push(measure("decode o", &o.download()?.to_f64(), &exact.o, &rough.o, FACTOR));
+            outputs.push(OutputError::measure(
+                "decode o",
+                &o.download()?.to_f64(),
+                &exact.o,
+                &rough.o,
+                FACTOR,
+            ));
             let found = widen(&lse.to_vec::<f32>()?);
-            outputs.push(measure("decode lse", &found, &exact.lse, &rough.lse, FACTOR_F32));
+            outputs.push(OutputError::measure("decode lse", &found, &exact.lse, &rough.lse, FACTOR_F32));
             lse.fill(POISON)?;
             o = device.poisoned(self, numbers.q.shape())?;
         }
         self.forward(&mut prepared, device.forward(&mut o, &mut lse))?;
-        outputs.push(measure("o", &o.download()?.to_f64(), &exact.o, &rough.o, FACTOR));
+        outputs.push(OutputError::measure("o", &o.download()?.to_f64(), &exact.o, &rough.o, FACTOR));
         let found = widen(&lse.to_vec::<f32>()?);
-        outputs.push(measure("lse", &found, &exact.lse, &rough.lse, FACTOR_F32));
+        outputs.push(OutputError::measure("lse", &found, &exact.lse, &rough.lse, FACTOR_F32));
         if !self.backward.is_empty() {
             let d_o = numbers.d_o.to_f64();
             let d_lse: Option<Vec<f64>> = numbers.d_lse.as_deref().map(widen);
             let exact = oracle::backward(problem, inputs, &exact, &d_o, d_lse.as_deref(), mask)?;
             let rough = plain::backward(problem, inputs, &rough, &d_o, d_lse.as_deref(), numbers.dtype, mask);
             let found = device.backward(self, &mut prepared, &o, &lse)?;
-            outputs.push(measure("dq", &found.dq, &exact.dq, &rough.dq, FACTOR));
-            outputs.push(measure("dk", &found.dk, &exact.dk, &rough.dk, FACTOR));
-            outputs.push(measure("dv", &found.dv, &exact.dv, &rough.dv, FACTOR));
+            outputs.push(OutputError::measure("dq", &found.dq, &exact.dq, &rough.dq, FACTOR));
+            outputs.push(OutputError::measure("dk", &found.dk, &exact.dk, &rough.dk, FACTOR));
+            outputs.push(OutputError::measure("dv", &found.dv, &exact.dv, &rough.dv, FACTOR));
             if let (Some(found), Some(exact), Some(rough)) = (&found.d_sink, &exact.d_sink, &rough.d_sink) {
-                outputs.push(measure("d_sink", found, exact, rough, FACTOR_F32));
+                outputs.push(OutputError::measure("d_sink", found, exact, rough, FACTOR_F32));
             }
         }
         Ok(CheckReport { outputs })
@@ -304,25 +338,4 @@ impl Noise {
 
 fn widen(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&x| f64::from(x)).collect()
-}
-
-fn measure(name: &'static str, found: &[f64], exact: &[f64], rough: &[f64], factor: f64) -> OutputError {
-    let mut misplaced = found.len().abs_diff(exact.len());
-    let (mut ours, mut theirs, mut norm) = (0.0, 0.0, 0.0);
-    let (mut worst, mut plain_worst) = (0.0f64, 0.0f64);
-    for ((&x, &e), &r) in found.iter().zip(exact).zip(rough) {
-        if !(x.is_finite() && e.is_finite()) {
-            misplaced += usize::from(x != e && !(x.is_nan() && e.is_nan()));
-            continue;
-        }
-        let (a, b) = ((x - e).abs(), (r - e).abs());
-        ours += a * a;
-        theirs += b * b;
-        norm += e * e;
-        worst = worst.max(a);
-        plain_worst = plain_worst.max(b);
-    }
-    let relative = |sum: f64| if norm > 0.0 { (sum / norm).sqrt() } else { sum.sqrt() };
-    let (error, plain) = (relative(ours), relative(theirs));
-    OutputError { name, error, plain, worst, plain_worst, misplaced, factor }
 }

@@ -1,0 +1,38 @@
+//! A run on the CPU.
+
+use longgen_runtime::cpu::{CpuAttention, CpuGradientInputs, CpuInputs};
+
+use super::input::Input;
+use super::output::{Gradients, Results};
+use crate::cli::CliError;
+use crate::cli::kernel_args::Subject;
+
+/// Computes everything that was asked for.
+///
+/// # Errors
+/// [`CliError::Failure`] for a head dimension without kernels.
+pub fn run(subject: &Subject, input: &Input, backward: bool) -> Result<Results, CliError> {
+    let problem = &input.problem;
+    let attention = CpuAttention::new(&subject.ir, problem.shape.head_dim()).map_err(CliError::failure)?;
+    let inputs = CpuInputs {
+        q: input.q.view(),
+        k: input.k.view(),
+        v: input.v.view(),
+        sink_logit: input.sink_logit.as_deref(),
+    };
+    let output = attention.forward(problem, inputs).map_err(CliError::failure)?;
+    let gradients = match &input.d_o {
+        Some(d_o) if backward => {
+            let incoming = CpuGradientInputs {
+                o: output.o.view(),
+                lse: &output.lse,
+                d_o: d_o.view(),
+                d_lse: input.d_lse.as_deref(),
+            };
+            let found = attention.backward(problem, inputs, incoming).map_err(CliError::failure)?;
+            Some(Gradients { dq: found.dq, dk: found.dk, dv: found.dv, d_sink: found.d_sink })
+        }
+        _ => None,
+    };
+    Ok(Results { o: output.o, lse: output.lse, gradients })
+}
