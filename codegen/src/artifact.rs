@@ -245,7 +245,7 @@ fn kernel_entries(spec: &KernelSpec, report: &PtxasReport) -> Vec<KernelEntry> {
         needs_sink_logit: entry.needs_sink_logit,
         arguments: arguments(entry, schedule),
         grid: entry.grid,
-        grid_rule: entry.grid.map(|axis| axis.rule(schedule, spec.shape.head_dim)),
+        grid_rule: entry.grid.map(|axis| axis.rule(schedule)),
         block: schedule.threads,
         dynamic_smem_bytes: if entry.uses_smem { smem } else { 0 },
         resources: report.kernel(entry.name).cloned().unwrap_or_default(),

@@ -42,8 +42,6 @@ pub enum GridAxis {
     QueryTiles,
     /// `ceil(max_k / tile_n)`.
     KeyTiles,
-    /// `ceil(total_q * H * D / 8 / threads)`: eight elements of dQ a thread.
-    GradientBlocks,
     /// Any number up to the work items (query tiles times H times B); one per multiprocessor keeps all busy.
     QueryWork,
     /// H.
@@ -60,12 +58,11 @@ pub enum GridAxis {
 
 impl GridAxis {
     /// The formula, in the names of the parameter struct.
-    pub fn rule(self, schedule: &Schedule, head_dim: u32) -> String {
-        let Schedule { tile_m, tile_n, threads, .. } = schedule;
+    pub fn rule(self, schedule: &Schedule) -> String {
+        let Schedule { tile_m, tile_n, .. } = schedule;
         match self {
             GridAxis::QueryTiles => format!("ceil(max_q / {tile_m})"),
             GridAxis::KeyTiles => format!("ceil(max_k / {tile_n})"),
-            GridAxis::GradientBlocks => format!("ceil(total_q * heads * {} / {threads})", head_dim / 8),
             GridAxis::QueryWork => format!("min(multiprocessors, ceil(max_q / {tile_m}) * heads * batch)"),
             GridAxis::Heads => "heads".to_owned(),
             GridAxis::KvHeads => "kv_heads".to_owned(),
@@ -209,10 +206,7 @@ const FUSED: Template = Template {
 const CONVERT_DQ: Template = Template {
     file: "sm90/backward_convert_dq.cu",
     smem_constant: None,
-    entries: &[small(
-        "attention_backward_convert_dq",
-        [GridAxis::GradientBlocks, GridAxis::One, GridAxis::One],
-    )],
+    entries: &[small("attention_backward_convert_dq", QUERY_TILES)],
 };
 
 const DECODE: Template = Template {

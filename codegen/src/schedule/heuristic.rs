@@ -16,8 +16,11 @@ pub fn candidates(pass: Pass, family: Family, shape: &Shape, target: Target) -> 
     // 163 KiB and more against 99 KiB.
     let roomy = target.smem_per_block_bytes() >= 160 * 1024;
     match (pass, family) {
-        (Pass::Forward, Family::Sm90) => vec![warpgroups(2, 128, 128, 2)],
-        (Pass::BackwardFused, _) => vec![warpgroups(2, if d <= 64 { 128 } else { 64 }, 128, 2)],
+        (Pass::Forward, Family::Sm90) => match d {
+            ..=64 => vec![warpgroups(3, 192, 128, 2), warpgroups(2, 128, 128, 2)],
+            _ => vec![warpgroups(2, 128, 128, 2)],
+        },
+        (Pass::BackwardFused, _) => vec![warpgroups(2, fused_tile_m(d), 128, 2)],
         (Pass::Forward, Family::Sm80) => match (d, roomy) {
             (..=128, _) => vec![warps(128, 64, 2, 256), warps(64, 32, 2, 128)],
             (_, true) => vec![warps(128, 32, 2, 256), warps(64, 32, 1, 128)],
@@ -40,10 +43,15 @@ pub fn candidates(pass: Pass, family: Family, shape: &Shape, target: Target) -> 
             (..=128, _) | (_, true) => vec![warps(16, 64, 2, 128)],
             (_, false) => vec![warps(16, 32, 2, 64)],
         },
-        (Pass::BackwardDelta | Pass::BackwardConvertDq | Pass::DecodeCombine, _) => {
-            vec![warps(64, 64, 1, 128)]
-        }
+        // The workspace is in tiles of the fused backward.
+        (Pass::BackwardConvertDq, _) => vec![warps(fused_tile_m(d), 128, 1, 256)],
+        (Pass::BackwardDelta | Pass::DecodeCombine, _) => vec![warps(64, 64, 1, 128)],
     }
+}
+
+/// Query rows of a tile of the fused backward: two pieces of dQ, 64 by 64 each.
+fn fused_tile_m(head_dim: u32) -> u32 {
+    if head_dim <= 64 { 128 } else { 64 }
 }
 
 fn warps(tile_m: u32, tile_n: u32, stages: u32, threads: u32) -> Schedule {

@@ -12,21 +12,23 @@ pub fn smem_bytes(pass: Pass, family: Family, shape: &Shape, schedule: &Schedule
     match (pass, family) {
         // Q, then rings of K and V.
         (Pass::Forward, Family::Sm80) => queries + 2 * stages * keys,
-        // Q and the staging of O, rings of K and V, barriers of one Q buffer and two rings, two messages of 32 bytes, one
-        // int per stage.
+        // Two stages of Q and the staging of O, rings of K and V, barriers of the three rings, four messages of 32 bytes,
+        // two ints per stage.
         (Pass::Forward, Family::Sm90) => {
-            let barriers = ring_barriers(1) + 2 * ring_barriers(stages);
-            ALIGNMENT + 2 * queries + 2 * stages * keys + barriers + 64 + 4 * stages
+            let barriers = ring_barriers(2) + 2 * ring_barriers(stages);
+            ALIGNMENT + 3 * queries + 2 * stages * keys + barriers + 4 * 32 + 8 * stages
         }
         // K and V, then rings of Q, dO, log-sum-exp and delta.
         (Pass::BackwardDkv, _) => 2 * keys + stages * (2 * queries + 2 * 4 * tile_m),
         // Q and dO, then rings of K and V.
         (Pass::BackwardDq, _) => 2 * queries + 2 * stages * keys,
-        // K and V, two stages of Q and dO, two buffers of dS, two stages of log-sum-exp and delta, barriers, messages.
+        // K and V, two stages of Q and dO, two buffers of dS, two pieces of dQ, two stages of log-sum-exp and delta,
+        // barriers, messages.
         (Pass::BackwardFused, _) => {
             let scores = 2 * 2 * tile_m * tile_n;
             let statistics = 2 * 2 * 4 * tile_m;
-            ALIGNMENT + 2 * keys + 4 * queries + scores + statistics + 2 * ring_barriers(2) + 16 + 32
+            let dq = 2 * 4 * 64 * 64;
+            ALIGNMENT + 2 * keys + 4 * queries + scores + dq + statistics + 2 * ring_barriers(2) + 16 + 32
         }
         // Rings of the warps' slices of K and V, reused to merge the warps.
         (Pass::Decode, _) => {

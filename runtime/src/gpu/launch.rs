@@ -241,7 +241,7 @@ impl GpuAttention {
             if entry.needs_sink_logit && !self.shape.sink_logit {
                 continue;
             }
-            let blocks = entry.grid.map(|axis| self.extent(axis, loaded, entry, &params));
+            let blocks = entry.grid.map(|axis| self.extent(axis, loaded, &params));
             let maps = self.maps(entry, prepared, mapped)?;
             let mut next_map = maps.iter();
             let mut arguments = Vec::with_capacity(entry.arguments.len());
@@ -266,17 +266,12 @@ impl GpuAttention {
         Ok(())
     }
 
-    fn extent(&self, axis: GridAxis, loaded: &Loaded, entry: &artifact::KernelEntry, params: &Params) -> u32 {
+    fn extent(&self, axis: GridAxis, loaded: &Loaded, params: &Params) -> u32 {
         let tiles = loaded.tiles();
         let query_tiles = params.max_q.unsigned_abs().div_ceil(tiles.queries);
         match axis {
             GridAxis::QueryTiles => query_tiles,
             GridAxis::KeyTiles => params.max_k.unsigned_abs().div_ceil(tiles.keys),
-            GridAxis::GradientBlocks => {
-                let rows = u64::from(params.total_q.unsigned_abs()) * u64::from(params.heads.unsigned_abs());
-                let threads = rows * u64::from(self.shape.head_dim / 8);
-                u32::try_from(threads.div_ceil(u64::from(entry.block))).unwrap_or(u32::MAX)
-            }
             GridAxis::QueryWork => {
                 let work = u64::from(query_tiles)
                     * u64::from(params.heads.unsigned_abs())

@@ -20,7 +20,7 @@ pub struct Prepared {
     lists: Vec<(Pass, DeviceList)>,
     /// [H, total_q], float; written by the backward.
     delta: Option<Buffer>,
-    /// [total_q, H, D], float; dQ before it is rounded.
+    /// dQ before it is rounded: float, in whole query tiles of the fused backward (`tile/sm90_dq.cuh`).
     pub(super) dq_accum: Option<Buffer>,
     splits: Option<Splits>,
     /// One int from which blocks draw their work.
@@ -49,6 +49,13 @@ const MOST_SPLITS: u32 = 128;
 /// Extent of a grid along y and z.
 const GRID_LIMIT: usize = 65_535;
 
+/// Tiles of sequence b begin at tile cu_q[b] / tile_m + b, so that each sequence has whole tiles of its own.
+fn dq_accum_bytes(problem: &AttentionProblem, tile_m: u32) -> usize {
+    let tile_m = tile_m as usize;
+    let tiles = problem.sequences.total_q() / tile_m + problem.sequences.len();
+    tiles * tile_m * problem.shape.heads() * problem.shape.head_dim() * 4
+}
+
 impl GpuAttention {
     /// Puts a problem on the device. Costs uploads and allocations, once per batch of sequence lengths.
     ///
@@ -61,12 +68,11 @@ impl GpuAttention {
         let ints = |values: &[usize]| -> Vec<i32> { values.iter().map(|&n| n as i32).collect() };
         let offsets: Vec<i32> = problem.sequences.q_offset().iter().map(|&n| n as i32).collect();
         let lse_bytes = problem.lse_elements() * 4;
-        let has = |pass| self.backward.iter().any(|loaded| loaded.pass == pass);
         let delta = if self.backward.is_empty() { None } else { Some(Buffer::zeros(stream, lse_bytes)?) };
-        let dq_accum = if has(Pass::BackwardFused) {
-            Some(Buffer::zeros(stream, problem.q_elements() * 4)?)
-        } else {
-            None
+        let fused = self.backward.iter().find(|loaded| loaded.pass == Pass::BackwardFused);
+        let dq_accum = match fused {
+            Some(loaded) => Some(Buffer::zeros(stream, dq_accum_bytes(problem, loaded.tiles().queries))?),
+            None => None,
         };
         Ok(Prepared {
             cu_q: Buffer::from_slice(stream, &ints(problem.sequences.cu_q()))?,
