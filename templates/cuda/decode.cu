@@ -45,6 +45,9 @@ static_assert(kStages >= 2, "one slot is computed on while the others fill");
 
 using QueryTile = SharedTile<kHeadDim>;
 using SliceRing = SharedRing<kSlice, kHeadDim>;
+constexpr int kRingsBytes = kWarps * kStages * 2 * SliceRing::kTileBytes;
+constexpr int kDecodeSmemBytes = kRows * QueryTile::kRowBytes + kRingsBytes;
+static_assert(kWarps * kRows * (kHeadDim + 1) * 4 <= kRingsBytes, "the merge of the warps fits in their rings");
 
 // Moves `walk` to the first tile of share `split` of `splits` and returns how many tiles the share has. Same in all lanes.
 LG_DEVICE int take_share(KeyTileWalk& walk, int split, int splits) {

@@ -147,7 +147,7 @@ const fn map(tensor: MapTensor, rows: MapRows) -> Extra {
 
 const FORWARD: Template = Template {
     file: "sm80/forward.cu",
-    smem_constant: None,
+    smem_constant: Some("kForwardSmemBytes"),
     entries: &[tiled("attention_forward", QUERY_TILES)],
 };
 
@@ -179,13 +179,13 @@ const DELTA: Template = Template {
 
 const DKV: Template = Template {
     file: "sm80/backward_dkv.cu",
-    smem_constant: None,
+    smem_constant: Some("kBackwardDkvSmemBytes"),
     entries: &[tiled("attention_backward_dkv", KEY_TILES)],
 };
 
 const DQ: Template = Template {
     file: "sm80/backward_dq.cu",
-    smem_constant: None,
+    smem_constant: Some("kBackwardDqSmemBytes"),
     entries: &[tiled("attention_backward_dq", QUERY_TILES)],
 };
 
@@ -211,7 +211,7 @@ const CONVERT_DQ: Template = Template {
 
 const DECODE: Template = Template {
     file: "decode.cu",
-    smem_constant: None,
+    smem_constant: Some("kDecodeSmemBytes"),
     entries: &[tiled("attention_decode", [GridAxis::Splits, GridAxis::KvHeads, GridAxis::Batch])],
 };
 

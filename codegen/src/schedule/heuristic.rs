@@ -22,7 +22,9 @@ pub fn candidates(pass: Pass, family: Family, shape: &Shape, target: Target) -> 
         },
         (Pass::BackwardFused, _) => vec![warpgroups(2, fused_tile_m(d), 128, 2)],
         (Pass::Forward, Family::Sm80) => match (d, roomy) {
-            (..=128, _) => vec![warps(128, 64, 2, 256), warps(64, 32, 2, 128)],
+            // Two blocks of 16 rows to a warp halve the traffic of keys in shared memory, as far as registers go.
+            (..=64, _) => vec![warps(128, 64, 2, 128), warps(64, 64, 2, 128), warps(64, 32, 2, 128)],
+            (..=128, _) => vec![warps(128, 32, 2, 128), warps(64, 64, 2, 128), warps(64, 32, 2, 128)],
             (_, true) => vec![warps(128, 32, 2, 256), warps(64, 32, 1, 128)],
             (_, false) => vec![warps(64, 32, 1, 128), warps(64, 16, 1, 128)],
         },
@@ -34,13 +36,14 @@ pub fn candidates(pass: Pass, family: Family, shape: &Shape, target: Target) -> 
             (_, false) => vec![warps(16, 16, 2, 32)],
         },
         (Pass::BackwardDq, _) => match (d, roomy) {
-            (..=64, _) => vec![warps(64, 64, 2, 128), warps(64, 32, 2, 128)],
+            (..=64, _) => vec![warps(128, 64, 2, 128), warps(64, 64, 2, 128), warps(64, 32, 2, 128)],
             (..=128, true) => vec![warps(64, 64, 2, 128), warps(64, 32, 2, 128)],
             (_, true) => vec![warps(32, 32, 2, 64), warps(32, 16, 2, 64)],
             (_, false) => vec![warps(16, 16, 2, 32)],
         },
         (Pass::Decode, _) => match (d, roomy) {
-            (..=128, _) | (_, true) => vec![warps(16, 64, 2, 128)],
+            (..=64, _) | (..=128, true) => vec![warps(16, 64, 3, 128)],
+            (..=128, false) | (_, true) => vec![warps(16, 64, 2, 128)],
             (_, false) => vec![warps(16, 32, 2, 64)],
         },
         // The workspace is in tiles of the fused backward.

@@ -6,7 +6,7 @@ use crate::target::Family;
 
 /// Bytes of dynamic shared memory that a kernel is launched with.
 pub fn smem_bytes(pass: Pass, family: Family, shape: &Shape, schedule: &Schedule) -> u32 {
-    let Schedule { tile_m, tile_n, stages, threads, .. } = *schedule;
+    let Schedule { tile_m, tile_n, stages, .. } = *schedule;
     let row = shape.head_dim * 2;
     let (queries, keys) = (tile_m * row, tile_n * row);
     match (pass, family) {
@@ -30,11 +30,8 @@ pub fn smem_bytes(pass: Pass, family: Family, shape: &Shape, schedule: &Schedule
             let dq = 2 * 4 * 64 * 64;
             ALIGNMENT + 2 * keys + 4 * queries + scores + dq + statistics + 2 * ring_barriers(2) + 16 + 32
         }
-        // Rings of the warps' slices of K and V, reused to merge the warps.
-        (Pass::Decode, _) => {
-            let merge = threads / 32 * 16 * (shape.head_dim + 1) * 4;
-            merge.max(2 * stages * keys)
-        }
+        // Q, then rings of the warps' slices of K and V, reused to merge the warps.
+        (Pass::Decode, _) => 16 * row + 2 * stages * keys,
         (Pass::BackwardDelta | Pass::BackwardConvertDq | Pass::DecodeCombine, _) => 0,
     }
 }

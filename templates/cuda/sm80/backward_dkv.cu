@@ -42,6 +42,8 @@ static_assert(kStages >= 2, "one slot is computed on while the others fill");
 using KeyTile = SharedTile<kHeadDim>;
 using QueryRing = SharedRing<kTileM, kHeadDim>;
 constexpr int kStatsBytes = kTileM * 4;
+constexpr int kBackwardDkvSmemBytes =
+    2 * kTileN * KeyTile::kRowBytes + 2 * kStages * (QueryRing::kTileBytes + kStatsBytes);
 
 // Every query tile that sees the keys, for each head of the group in turn: kind and tile of the walk, and the head.
 struct HeadedWalk {

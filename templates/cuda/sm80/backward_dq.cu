@@ -36,6 +36,7 @@ static_assert(kStages >= 2, "one slot is computed on while the others fill");
 
 using QueryTile = SharedTile<kHeadDim>;
 using KeyRing = SharedRing<kTileN, kHeadDim>;
+constexpr int kBackwardDqSmemBytes = 2 * kTileM * QueryTile::kRowBytes + 2 * kStages * KeyRing::kTileBytes;
 
 }  // namespace lg
 

@@ -34,6 +34,7 @@ static_assert(kTileN % 16 == 0 && kHeadDim % 16 == 0 && kStages >= 1, "tiles are
 
 using QueryTile = SharedTile<kHeadDim>;
 using KeyRing = SharedRing<kTileN, kHeadDim>;
+constexpr int kForwardSmemBytes = kTileM * QueryTile::kRowBytes + 2 * kStages * KeyRing::kTileBytes;
 
 }  // namespace lg
 
