@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let seconds = args.get(1).ok_or(usage)?.parse()?;
     let mut random = Random::new(args.get(2).map_or(Ok(1), |seed| seed.parse())?);
     let (start, limit) = (Instant::now(), Duration::from_secs(seconds));
-    let (mut tried, mut accepted, mut slowest) = (0_u64, 0_u64, Duration::ZERO);
+    let (mut tried, mut accepted, mut slowest) = (0_u64, 0_u64, (Duration::ZERO, Vec::new()));
     while start.elapsed() < limit {
         let input = random.mutated(seeds, words);
         let begun = Instant::now();
@@ -33,9 +33,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             Ok(ok) => accepted += u64::from(ok),
             Err(_) => return Err(format!("input {tried}: {:?}", String::from_utf8_lossy(&input)).into()),
         }
-        slowest = slowest.max(begun.elapsed());
+        if begun.elapsed() > slowest.0 {
+            slowest = (begun.elapsed(), input);
+        }
         tried += 1;
     }
-    println!("{tried} inputs, {accepted} accepted, slowest {slowest:?}");
+    let (time, input) = slowest;
+    println!("{tried} inputs, {accepted} accepted, slowest {time:?}: {:?}", String::from_utf8_lossy(&input));
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Bad input, one by one: each is a clear error at the right place, and none a panic.
 
-use longgen_codegen::pattern::{IndexSet, MAX_TOML_BYTES, Mask, Pattern, PatternError, Predicate};
+use longgen_codegen::pattern::{Clause, IndexSet, MAX_TOML_BYTES, Mask, Pattern, PatternError, Predicate};
 
 /// The error of a TOML text, its line and column in front.
 fn toml(text: &str) -> String {
@@ -171,7 +171,9 @@ fn hostile_files() {
         "1:1: the nesting of unions, intersections and differences is more than",
     );
     let wide = format!("union = [{}]", "{ sink = 1 }, ".repeat(60_000));
-    is(&toml(&wide), "1:1: `clauses = 60000`: must be 1 to 256 clauses");
+    is(&toml(&wide), "1:3596: `clauses = 257`: must be 1 to 256 clauses");
+    let chain = format!("difference = [{}]", "{ sink = 1 }, ".repeat(60_000));
+    is(&toml(&chain), "1:3601: `clauses = 257`: must be 1 to 256 clauses");
     let rules = "[[heads]]\nfull = true\n".repeat(40_000);
     is(&toml(&format!("full = true\n{rules}")), "2:3: `rules = 40000`: must be at most 4096");
     let long = "q".repeat(20_000);
@@ -180,6 +182,7 @@ fn hostile_files() {
         &toml(&format!("where = '{}q{} < 3'", "(".repeat(90), ")".repeat(90))),
         "1:74: the nesting of brackets",
     );
+    is(&toml(&format!("where = 'q < {}'", "9".repeat(16_000))), "1:14: so long a literal cannot be used");
     is(&toml(&format!("where = '{} < 3'", "-".repeat(9000) + "q")), "1:");
     is(&toml(&format!("where = 'q{} < 3'", " + q".repeat(3000))), "1:");
     is(&toml(&format!("where = '{} true'", "let x = 1;".repeat(1500))), "1:");
@@ -217,10 +220,21 @@ fn texts() {
     ] {
         is(&text(wrong), expected);
     }
+    is(&text(&"where(q<1)|".repeat(50_000)), "1:2817: `clauses = 257`: must be 1 to 256 clauses");
+    is(&text(&("full".to_string() + &"; heads 1: full".repeat(50_000))), "1:61447: `rules = 4097`");
     assert!("(".repeat(1 << 19).parse::<Pattern>().is_err());
     assert!(("full".to_string() + &" - full".repeat(100_000)).parse::<Pattern>().is_err());
     assert!(" ".repeat(2 << 20).parse::<Mask>().is_err());
     assert!("0, 5..=3".parse::<IndexSet>().is_err());
+}
+
+#[test]
+fn the_largest_mask_reads_back() {
+    let strides =
+        (0..256).map(|n| Clause::Stride { every: 8, block: 1 << (n % 4), step: n, offset: n / 4 }.into());
+    let pattern = Pattern::builder(Mask::Union(strides.collect())).build().expect("256 clauses");
+    assert_eq!(pattern.to_string().parse(), Ok(pattern.clone()));
+    assert_eq!(Pattern::from_toml_str("p.toml", &pattern.to_toml()), Ok(pattern));
 }
 
 #[test]

@@ -16,6 +16,7 @@ use refused::{ALLOWED, construct, operator, statement};
 /// The compiler's limits on a predicate.
 const MAX_BYTES: usize = 16 * 1024;
 const MAX_NESTING: usize = 64;
+const MAX_LITERAL_BYTES: usize = 128;
 const MAX_DEPTH: usize = 256;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,6 +59,12 @@ fn scan(tokens: TokenStream, nesting: usize, out: &mut Out) {
         match tree {
             proc_macro2::TokenTree::Punct(punct) if punct.as_char() == '#' => {
                 out.error(punct.span(), "an attribute cannot be used in a predicate");
+            }
+            proc_macro2::TokenTree::Literal(literal) if literal.to_string().len() > MAX_LITERAL_BYTES => {
+                out.error(
+                    literal.span(),
+                    "so long a literal cannot be used in a predicate; numbers fit 64 bits",
+                );
             }
             proc_macro2::TokenTree::Group(group) if is_open(&group) => {
                 let message = "a macro's argument of several tokens needs parentheses around it here";

@@ -14,6 +14,9 @@ use crate::pattern::error::Fault;
 /// Deepest nesting of brackets.
 const MAX_NESTING: usize = 64;
 
+/// Longest literal, in bytes.
+const MAX_LITERAL_BYTES: usize = 128;
+
 /// Address space for the parser's own stack; only what it touches becomes memory.
 const STACK_BYTES: usize = 64 << 20;
 
@@ -58,7 +61,7 @@ fn statements(text: &str) -> Result<Vec<Stmt>, Fault> {
     let tokens: TokenStream = text.parse().map_err(|error: proc_macro2::LexError| {
         Fault::syntax("this is not a Rust expression", error.span().byte_range())
     })?;
-    attributes(tokens.clone())?;
+    refuse_tokens(tokens.clone())?;
     syn::Block::parse_within.parse2(tokens).map_err(|error| {
         let bytes = error.span().byte_range();
         // An unexpected end has the span of the call site, which is no place in the text.
@@ -67,14 +70,17 @@ fn statements(text: &str) -> Result<Vec<Stmt>, Fault> {
     })
 }
 
-/// An attribute could switch code off; none is allowed.
-fn attributes(tokens: TokenStream) -> Result<(), Fault> {
+/// Refuses attributes, which could switch code off, and literals so long that reading them takes noticeable time.
+fn refuse_tokens(tokens: TokenStream) -> Result<(), Fault> {
     for tree in tokens {
         match tree {
             TokenTree::Punct(punct) if punct.as_char() == '#' => {
                 return Err(refused("an attribute", "remove it", punct.span().byte_range()));
             }
-            TokenTree::Group(group) => attributes(group.stream())?,
+            TokenTree::Literal(literal) if literal.span().byte_range().len() > MAX_LITERAL_BYTES => {
+                return Err(refused("so long a literal", "numbers fit 64 bits", literal.span().byte_range()));
+            }
+            TokenTree::Group(group) => refuse_tokens(group.stream())?,
             _ => {}
         }
     }

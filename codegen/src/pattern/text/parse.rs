@@ -12,7 +12,7 @@ use crate::pattern::{IndexSet, Mask, Pattern, Predicate, Problem, rules};
 /// The mask alone.
 pub(super) fn mask(text: &str) -> Result<Mask, Fault> {
     let mut parser = Parser::new(text)?;
-    let mask = parser.union(0)?;
+    let mask = parser.mask()?;
     parser.end("`|`, `&`, `-` or the end")?;
     Ok(mask)
 }
@@ -32,6 +32,8 @@ pub(super) fn index_set(text: &str) -> Result<IndexSet, Fault> {
 pub(super) struct Parser<'a> {
     tokens: Vec<Token<'a>>,
     at: usize,
+    /// Clauses read since the mask began: a hostile text is refused before it takes long to read.
+    clauses: u64,
 }
 
 impl<'a> Parser<'a> {
@@ -40,7 +42,7 @@ impl<'a> Parser<'a> {
             let problem = Problem::Limit { what: "the text".to_string(), limit: "1 MiB".to_string() };
             return Err(Fault::new(problem, 0..0));
         }
-        Ok(Self { tokens: tokens(text)?, at: 0 })
+        Ok(Self { tokens: tokens(text)?, at: 0, clauses: 0 })
     }
 
     pub(super) fn peek(&self) -> &Token<'a> {
@@ -74,8 +76,14 @@ impl<'a> Parser<'a> {
         Fault::syntax(format!("expected {expected}, found {}", token.named()), token.bytes.clone())
     }
 
+    /// A whole mask.
+    pub(super) fn mask(&mut self) -> Result<Mask, Fault> {
+        self.clauses = 0;
+        self.union(0)
+    }
+
     /// `intersection | intersection | ...`; alone here may lists of several keys stand without parentheses.
-    pub(super) fn union(&mut self, depth: usize) -> Result<Mask, Fault> {
+    fn union(&mut self, depth: usize) -> Result<Mask, Fault> {
         let mut masks = vec![self.intersection(depth)?];
         while self.take("|") {
             masks.push(self.intersection(depth)?);
@@ -185,6 +193,10 @@ impl<'a> Parser<'a> {
             let problem = Problem::unknown_key(name.text, &Pattern::KEYS);
             return Err(Fault::new(problem, name.bytes));
         };
+        self.clauses += u64::from(key.is_clause());
+        rules::clauses(self.clauses.max(1)).map_err(|allowed| {
+            Fault::new(Problem::value("clauses", self.clauses, allowed), name.bytes.clone())
+        })?;
         let value = match key.takes() {
             Takes::Flag => {
                 self.flag()?;

@@ -52,7 +52,7 @@ impl Sections {
                 pattern.mask = parser.list(presets::flat(&pattern))?;
             }
         } else {
-            pattern = Pattern::unchecked(parser.union(0)?);
+            pattern = Pattern::unchecked(parser.mask()?);
         }
         let mask = start.start..parser.peek().bytes.start.max(start.end);
         Ok(Self { pattern, places: Vec::new(), mask, seen: Vec::new(), rules: 0 })
@@ -106,6 +106,8 @@ impl Sections {
     /// `heads SET: MASK` or `heads SET in layers SET: MASK`. The first one drops a preset's own rules.
     fn head_rule(&mut self, parser: &mut Parser<'_>, bytes: Range<usize>) -> Result<(), Fault> {
         let n = self.rules;
+        rules::rules(n as u64 + 1)
+            .map_err(|allowed| Fault::new(Problem::value("rules", n + 1, allowed), bytes.clone()))?;
         if n == 0 {
             self.pattern.rules.clear();
         }
@@ -119,7 +121,7 @@ impl Sections {
         }
         parser.expect(":")?;
         self.places.push((Part::RuleMask(n), parser.peek().bytes.clone()));
-        let mask = parser.union(0)?;
+        let mask = parser.mask()?;
         self.places.push((Part::Rules, bytes));
         self.pattern.rules.push(HeadRule { heads, layers, mask });
         self.rules += 1;

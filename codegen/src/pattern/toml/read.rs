@@ -67,6 +67,9 @@ impl Reader<'_> {
             "heads" => {
                 self.places.push((Part::Rules, entry.key_bytes.clone()));
                 let rules = entry.array("tables, each under `[[heads]]`")?;
+                let (key, count) = (entry.key_bytes.clone(), rules.len());
+                rules::rules(count as u64)
+                    .map_err(|allowed| Fault::new(Problem::value("rules", count, allowed), key))?;
                 let rules = rules.iter().enumerate().map(|(n, rule)| self.head_rule(n, rule));
                 self.pattern.rules = rules.collect::<Result<_, _>>()?;
             }
