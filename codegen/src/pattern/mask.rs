@@ -76,6 +76,9 @@ pub enum Mask {
 
 impl Clause {
     /// Whether the clause holds for query `i`, key `j` and KV head `g`, straight from the definition.
+    ///
+    /// # Panics
+    /// On a block, stride or group of 0, which no built pattern holds.
     pub fn contains(&self, g: u32, i: u32, j: u32) -> bool {
         let (g, i, j) = (u64::from(g), u64::from(i), u64::from(j));
         match *self {
@@ -143,6 +146,9 @@ impl Mask {
     }
 
     /// Whether the pair is in the set, causality aside; the oracle of everything derived from the mask.
+    ///
+    /// # Panics
+    /// On a block, stride or group of 0, which no built pattern holds.
     pub fn contains(&self, g: u32, i: u32, j: u32) -> bool {
         match self {
             Self::Clause(clause) => clause.contains(g, i, j),
