@@ -7,7 +7,8 @@ Softcap and the learned sink logit, which that function lacks, are written out a
 
     python tests/peer/make_fixtures.py
 
-rewrites inputs.safetensors, one NAME.safetensors a case, and cases.json beside this file (versions and seed inside).
+rewrites inputs.safetensors, one NAME.safetensors a case, and cases.json beside this file (versions, seed, and the error
+of PyTorch's own float32 run against its float64 one, which is the yardstick for ours).
 Needs torch, numpy and safetensors. Shapes: q [T, H, D], k and v [S, G, D], lse [H, T].
 """
 
@@ -135,11 +136,11 @@ def masks(visible, queries, keys):
     return torch.stack([m.expand(queries, keys) for m in heads])
 
 
-def run_case(inputs, visible, extras):
+def run_case(inputs, visible, extras, dtype):
     queries = extras.get("queries", TOKENS)
-    leaves = {name: inputs[name].double().requires_grad_() for name in ("k", "v")}
-    leaves["q"] = inputs["q"][:queries].double().requires_grad_()
-    sink = inputs["sink_logit"].double().requires_grad_() if extras.get("sink_logit") else None
+    leaves = {name: inputs[name].to(dtype).clone().requires_grad_() for name in ("k", "v")}
+    leaves["q"] = inputs["q"][:queries].to(dtype).clone().requires_grad_()
+    sink = inputs["sink_logit"].to(dtype).clone().requires_grad_() if extras.get("sink_logit") else None
     cuts = extras.get("cu_seqlens", [0, TOKENS])
     outputs, lses = [], []
     for start, end in zip(cuts, cuts[1:]):
@@ -150,11 +151,18 @@ def run_case(inputs, visible, extras):
         outputs.append(o)
         lses.append(lse)
     o, lse = torch.cat(outputs), torch.cat(lses, dim=1)
-    o.backward(inputs["do"][:queries].double())
+    o.backward(inputs["do"][:queries].to(dtype))
     result = {"o": o, "lse": lse, "dq": leaves["q"].grad, "dk": leaves["k"].grad, "dv": leaves["v"].grad}
     if sink is not None:
         result["dsink_logit"] = sink.grad
-    return {name: tensor.detach().float().contiguous() for name, tensor in result.items()}
+    return {name: tensor.detach().contiguous() for name, tensor in result.items()}
+
+
+def relative_error(found, exact):
+    """Norm of the difference over the norm, where both are finite."""
+    finite = exact.isfinite()
+    difference = (found.double() - exact)[finite].norm()
+    return (difference / exact[finite].norm()).item()
 
 
 def main():
@@ -163,14 +171,19 @@ def main():
     shapes |= {"do": (TOKENS, HEADS, DIM), "sink_logit": (HEADS,)}
     inputs = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     save_file(inputs, HERE / "inputs.safetensors")
-    for name, (_, visible, extras) in CASES.items():
-        save_file(run_case(inputs, visible, extras), HERE / f"{name}.safetensors")
+    cases = {}
+    for name, (pattern, visible, extras) in CASES.items():
+        exact = run_case(inputs, visible, extras, torch.float64)
+        rough = run_case(inputs, visible, extras, torch.float32)
+        errors = {output: relative_error(rough[output], exact[output]) for output in exact}
+        save_file({output: tensor.float() for output, tensor in exact.items()}, HERE / f"{name}.safetensors")
+        cases[name] = {"pattern": pattern, **extras, "torch_float32_error": errors}
     record = {
         "seed": SEED,
         "torch": torch.__version__,
         "numpy": numpy.__version__,
         "safetensors": safetensors.__version__,
-        "cases": {name: {"pattern": pattern, **extras} for name, (pattern, _, extras) in CASES.items()},
+        "cases": cases,
     }
     (HERE / "cases.json").write_text(json.dumps(record, indent=2) + "\n")
 
