@@ -73,7 +73,7 @@ CASES = {
         {},
     ),
     "longlora": (
-        "group=64; heads [1]: shifted_group=64",
+        "group=64; heads [1]: group=64, shifted",
         lambda h, i, j: same_group(i, j, 64, 32 if h == 1 else 0),
         {},
     ),
