@@ -2,20 +2,24 @@
 //!
 //! ```text
 //! # what the file shows
-//! stage = "ir"                    pattern | toml | ir | error
+//! stage = "ir"                    pattern | toml | ir | cuda | error
 //! text = "sink=4, window=8"       or toml = '''...'''
 //! ---
 //! the expected output
 //! ```
+//! For `cuda`, `kernel` is `pass target head-dim type`; the output is the generated part, then the spliced templates' names.
 //!
 //! `LGC_BLESS=1 cargo test --test filetests` writes what comes out as what is expected.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use longgen::pattern::{Pattern, PatternError};
+use longgen_codegen::cuda::source::CudaSource;
 use longgen_codegen::ir::MaskIr;
+use longgen_codegen::spec::{KernelSpec, Pass, PatternCode, Shape};
 
 fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/filetests");
@@ -71,7 +75,29 @@ fn output(head: &toml::Table) -> Result<String, Failed> {
             let layer = layer.map(u32::try_from).transpose()?;
             MaskIr::lower(&pattern, layer)?.to_string()
         }
+        (Some("cuda"), Ok(pattern)) => cuda(&pattern, field("kernel").ok_or("no `kernel`")?)?,
         (stage, _) => return Err(format!("no stage {stage:?}").into()),
     };
     Ok(text.trim_end().to_string() + "\n")
+}
+
+/// The generated part of a kernel's source, and which templates follow it, in the order of their first lines.
+fn cuda(pattern: &Pattern, kernel: &str) -> Result<String, Failed> {
+    let [pass, target, head_dim, dtype] = kernel.split_whitespace().collect::<Vec<_>>()[..] else {
+        return Err("`kernel` is `pass target head-dim type`".into());
+    };
+    let pass = Pass::ALL.into_iter().find(|p| p.name() == pass).ok_or("no such pass")?;
+    let softmax = pattern.softmax();
+    let shape = Shape {
+        head_dim: head_dim.parse()?,
+        dtype: dtype.parse()?,
+        softcap: softmax.softcap.is_some(),
+        sink_logit: softmax.sink_logit,
+    };
+    let code = PatternCode::new(pattern.to_string(), &MaskIr::lower(pattern, None)?);
+    let spec = KernelSpec::new(pass, target.parse()?, shape, Arc::new(code));
+    let text = CudaSource::generate(&spec)?.text;
+    let (generated, spliced) = text.split_once("#line").ok_or("no seam")?;
+    let seams = spliced.lines().filter_map(|line| line.strip_prefix("#line 1 ").or(line.strip_prefix(" 1 ")));
+    Ok(format!("{generated}{}", seams.map(|name| format!("// then {name}\n")).collect::<String>()))
 }
