@@ -1,9 +1,16 @@
-//! The runtime: kernels on the CPU and on the GPU.
+//! The runtime: kernels on the CPU and on the GPU, and the Llama engine that runs on them.
+//!
+//! In order, each using only what stands before it: [`problem`], [`tensor`], [`oracle`] (attention and its meaning),
+//! [`ops`] (operations, forward and backward), [`model`] (Llama), [`train`].
 
 pub mod cpu;
 pub mod driver;
 pub mod gpu;
+pub mod model;
+pub mod ops;
 pub mod oracle;
 pub mod plain;
 pub mod problem;
+pub mod random;
 pub mod tensor;
+pub mod train;

@@ -119,13 +119,15 @@ pub enum ProblemError {
 }
 
 /// Element type of Q, K, V, O and their gradients. Statistics (LSE) are always `f32`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum DType {
     /// IEEE single precision.
     F32,
     /// bfloat16.
     Bf16,
     /// IEEE half precision.
+    #[serde(rename = "fp16")]
     F16,
 }
 

@@ -269,6 +269,14 @@ impl HostTensor {
         }
     }
 
+    /// The elements of a single-precision tensor, without a copy; `None` of another type.
+    pub fn into_f32(self) -> Option<Vec<f32>> {
+        match self.storage {
+            Storage::F32(x) => Some(x),
+            Storage::Bf16(_) | Storage::F16(_) => None,
+        }
+    }
+
     /// Element type.
     pub fn dtype(&self) -> DType {
         self.view().dtype()

@@ -20,6 +20,7 @@ mod text;
 mod verify;
 
 pub use bound::Bound;
+pub use lower::LowerError;
 pub use programs::Programs;
 pub use residue::Residue;
 pub use text::ParseIrError;

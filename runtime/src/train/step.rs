@@ -1,0 +1,283 @@
+//! The loop: micro-batches to gradients, gradients to an update, a line to the log, now and then a checkpoint.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use longgen_codegen::analysis::Cost;
+
+use crate::model::{Batch, Llama, Params, Recompute};
+
+use super::checkpoint::{ModelFiles, TrainState, load, load_state, prune, save};
+use super::data::lengths;
+use super::run::{Log, RunDirectory, StepReport};
+use super::{Dataset, Optimizer, TrainError, TrainSettings};
+
+/// How often to save, and how much to keep. None of it changes a number of the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Saving {
+    /// Steps between checkpoints.
+    pub every: u64,
+    /// Checkpoints that are kept.
+    pub keep: usize,
+}
+
+/// What a run tells while it goes.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A step is done.
+    Step(&'a StepReport),
+    /// A checkpoint is whole.
+    Saved(PathBuf),
+    /// A checkpoint could not be written; the older ones are whole, and training goes on.
+    NotSaved(TrainError),
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps are done.
+    Finished,
+    /// It was asked to stop after this step, and saved a checkpoint.
+    Stopped(u64),
+}
+
+/// A run, ready to go.
+#[derive(Debug)]
+pub struct Trainer<'a> {
+    model: &'a Llama,
+    data: &'a Dataset,
+    files: ModelFiles<'a>,
+    directory: RunDirectory,
+    state: TrainState,
+    weights: Params,
+    gradients: Params,
+    optimizer: Optimizer,
+    log: Log,
+    /// Floating-point operations of attention for a sequence of so many tokens, forward and backward.
+    attention_flops: HashMap<u32, Option<f64>>,
+}
+
+impl<'a> Trainer<'a> {
+    /// Starts a run from `weights` in an empty directory.
+    ///
+    /// # Errors
+    /// Settings out of range, a directory that already holds a run, too little data.
+    pub fn start(
+        model: &'a Llama,
+        data: &'a Dataset,
+        files: ModelFiles<'a>,
+        directory: RunDirectory,
+        settings: TrainSettings,
+        weights: Params,
+    ) -> Result<Trainer<'a>, TrainError> {
+        if let Some(problem) = settings.defect() {
+            return Err(TrainError::Settings { problem });
+        }
+        if let Some((step, _)) = directory.latest()? {
+            return Err(TrainError::NotEmpty { directory: directory.path().into(), step });
+        }
+        let mut weights = weights;
+        let optimizer = Optimizer::new(settings.optimizer, &weights);
+        optimizer.round_into(&mut weights);
+        let state = TrainState { step: 0, settings, data: data.fingerprint() };
+        Trainer::with(model, data, files, directory, state, weights, optimizer)
+    }
+
+    /// Goes on with the newest checkpoint of a directory.
+    ///
+    /// # Errors
+    /// No checkpoint, or one of other settings, other data or another model.
+    pub fn resume(
+        model: &'a Llama,
+        data: &'a Dataset,
+        files: ModelFiles<'a>,
+        directory: RunDirectory,
+        settings: TrainSettings,
+    ) -> Result<Trainer<'a>, TrainError> {
+        let path = directory.path().to_path_buf();
+        let Some((_, checkpoint)) = directory.latest()? else {
+            return Err(TrainError::NothingToResume { directory: path });
+        };
+        let state = load_state(&checkpoint)?;
+        let changed = |what: String| TrainError::Changed { directory: path.clone(), what };
+        if let Some(name) = first_difference(&state.settings, &settings) {
+            return Err(changed(format!("`{name}`")));
+        }
+        if state.data != data.fingerprint() {
+            return Err(changed("data".into()));
+        }
+        let (weights, optimizer) = load(&checkpoint, model.config(), &state)?;
+        Trainer::with(model, data, files, directory, state, weights, optimizer)
+    }
+
+    fn with(
+        model: &'a Llama,
+        data: &'a Dataset,
+        files: ModelFiles<'a>,
+        directory: RunDirectory,
+        state: TrainState,
+        weights: Params,
+        optimizer: Optimizer,
+    ) -> Result<Trainer<'a>, TrainError> {
+        data.batch(&state.settings, 0)?;
+        let log = directory.log_after(state.step)?;
+        let gradients = Params::zeros(weights.table().clone());
+        let attention_flops = HashMap::new();
+        let trainer = Trainer {
+            model,
+            data,
+            files,
+            directory,
+            state,
+            weights,
+            gradients,
+            optimizer,
+            log,
+            attention_flops,
+        };
+        Ok(trainer)
+    }
+
+    /// Steps done.
+    pub fn step(&self) -> u64 {
+        self.state.step
+    }
+
+    /// The weights as they are.
+    pub fn weights(&self) -> &Params {
+        &self.weights
+    }
+
+    /// Trains until the last step, or until `stop` is set: then the step at hand is left out and the state before it is
+    /// saved.
+    ///
+    /// # Errors
+    /// A loss or gradient that is not finite, a log that cannot be written, a last checkpoint that cannot be saved.
+    pub fn run(
+        &mut self,
+        saving: Saving,
+        stop: &AtomicBool,
+        mut tell: impl FnMut(Event<'_>),
+    ) -> Result<Outcome, TrainError> {
+        let mut saved_at = self.state.step;
+        while self.state.step < self.state.settings.steps {
+            let Some(report) = self.advance(stop)? else {
+                if saved_at != self.state.step {
+                    tell(Event::Saved(self.save(saving)?));
+                }
+                return Ok(Outcome::Stopped(self.state.step));
+            };
+            self.log.write(&report)?;
+            tell(Event::Step(&report));
+            let last = self.state.step == self.state.settings.steps;
+            if last || self.state.step.is_multiple_of(saving.every.max(1)) {
+                match self.save(saving) {
+                    Ok(path) => {
+                        saved_at = self.state.step;
+                        tell(Event::Saved(path));
+                    }
+                    Err(error) if last => return Err(error),
+                    Err(error) => tell(Event::NotSaved(error)),
+                }
+            }
+        }
+        Ok(Outcome::Finished)
+    }
+
+    fn save(&self, saving: Saving) -> Result<PathBuf, TrainError> {
+        let path = save(self.directory.path(), self.files, &self.state, &self.weights, &self.optimizer)?;
+        prune(self.directory.path(), saving.keep)?;
+        Ok(path)
+    }
+
+    /// One update; `None` if it was asked to stop on the way.
+    fn advance(&mut self, stop: &AtomicBool) -> Result<Option<StepReport>, TrainError> {
+        let started = Instant::now();
+        let settings = self.state.settings.clone();
+        let step = self.state.step + 1;
+        let first = self.state.step * settings.accumulate as u64;
+        let batches: Vec<Batch> = (first..first + settings.accumulate as u64)
+            .map(|index| self.data.batch(&settings, index))
+            .collect::<Result<_, _>>()?;
+        let targets: usize = batches.iter().map(Batch::target_count).sum();
+        let scale = 1.0 / targets.max(1) as f32;
+        let recompute = if settings.recompute { Recompute::Layers } else { Recompute::Nothing };
+        self.gradients.clear();
+        let (mut loss, mut flops) = (0.0, Some(0.0));
+        for batch in &batches {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            loss +=
+                self.model.loss_and_gradients(&self.weights, batch, scale, recompute, &mut self.gradients)?;
+            flops = flops.zip(self.flops(batch)).map(|(sum, flops)| sum + flops);
+        }
+        let loss = loss / targets.max(1) as f64;
+        let learning_rate = settings.learning_rate_at(step);
+        let gradient_norm = self.update(step, loss, learning_rate)?;
+        self.state.step = step;
+        let seconds = started.elapsed().as_secs_f64();
+        Ok(Some(StepReport {
+            step,
+            loss,
+            learning_rate,
+            gradient_norm,
+            tokens: settings.tokens_per_step(),
+            seconds,
+            model_flops_per_second: flops.map(|flops| flops / seconds),
+        }))
+    }
+
+    fn update(&mut self, step: u64, loss: f64, learning_rate: f32) -> Result<f64, TrainError> {
+        let not_finite = |tensor: String| TrainError::NotFinite {
+            step,
+            loss,
+            tensor,
+            kept: match self.directory.latest() {
+                Ok(Some((saved, path))) => {
+                    format!("the checkpoint of step {saved} is whole: `{}`", path.display())
+                }
+                _ => "no checkpoint has been saved yet".into(),
+            },
+        };
+        if !loss.is_finite() {
+            // Weights that went bad explain gradients that did; those in turn explain the loss.
+            let sources = [&self.weights, &self.gradients];
+            let first = sources.iter().find_map(|params| params.first_not_finite());
+            return Err(not_finite(first.unwrap_or("the loss").into()));
+        }
+        self.optimizer
+            .update(&mut self.weights, &self.gradients, learning_rate)
+            .map_err(|error| not_finite(error.tensor))
+    }
+
+    /// Floating-point operations of the model for a batch: 6 per weight of a product and token, and attention over
+    /// visible pairs.
+    fn flops(&mut self, batch: &Batch) -> Option<f64> {
+        let products = 6.0 * self.model.product_weights() as f64 * batch.tokens().len() as f64;
+        let model = self.model;
+        let known = &mut self.attention_flops;
+        let of = |tokens: u32| *known.entry(tokens).or_insert_with(|| attention_flops(model, tokens));
+        lengths(batch.sequences()).map(of).sum::<Option<f64>>().map(|attention| attention + products)
+    }
+}
+
+fn attention_flops(model: &Llama, tokens: u32) -> Option<f64> {
+    let config = model.config();
+    let (heads, kv_heads, d) = (config.heads as u32, config.kv_heads as u32, config.head_dim as u32);
+    let of_layer = |layer: usize| {
+        let cost = Cost::new(model.attention(layer).ir(), tokens, heads, kv_heads, d).ok()?;
+        Some((cost.flops_forward + cost.flops_backward) as f64)
+    };
+    (0..config.layers).map(of_layer).sum()
+}
+
+/// The name of the first setting in which two runs differ.
+fn first_difference(a: &TrainSettings, b: &TrainSettings) -> Option<String> {
+    let json = |settings: &TrainSettings| serde_json::to_value(settings).unwrap_or_default();
+    let (a, b) = (json(a), json(b));
+    let names = a.as_object()?.keys();
+    names.into_iter().find(|name| a.get(*name) != b.get(*name)).cloned()
+}
