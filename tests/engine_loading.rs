@@ -143,7 +143,7 @@ fn configurations_that_are_no_llama() {
     assert!(rope(r#"{"rope_type": "longrope"}"#).contains("`longrope` is not supported"));
     assert!(rope(r#"{"rope_type": "linear"}"#).contains("lacks `factor`"));
     assert!(rope(r#"{"rope_type": "linear", "factor": 0}"#).contains("above 0"));
-    assert!(refused("\"vocab_size\": 24,", "").contains("line"));
+    assert!(refused("\"vocab_size\": 24,", "\"vocab_size\": ,").contains("line 2"));
 }
 
 #[test]

@@ -5,6 +5,8 @@
 
 pub mod cpu;
 pub mod driver;
+pub mod eval;
+pub mod generate;
 pub mod gpu;
 pub mod model;
 pub mod ops;

@@ -5,20 +5,26 @@ mod check;
 mod compile;
 mod device;
 mod doctor;
+mod drawing;
 mod emit;
+mod engine;
 mod environment;
 mod error;
+mod eval;
 mod fetch_nvrtc;
 mod files;
+mod generate;
 mod kernel_args;
 mod loaded;
 mod model_arg;
 mod number;
 mod pattern_arg;
+mod plot;
 mod report;
 mod run;
 mod show;
 mod terminal;
+mod train;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -62,6 +68,14 @@ enum Command {
     Check(Box<check::Args>),
     /// Tell what this machine has, what it lacks, and how to get it
     Doctor(doctor::Args),
+    /// Train a Llama model under a pattern, on the CPU
+    Train(Box<train::Args>),
+    /// Continue texts with a model
+    Generate(Box<generate::Args>),
+    /// Measure a model: perplexity, or retrieval of a hidden number
+    Eval(Box<eval::Args>),
+    /// Draw the loss curves of trainings
+    Plot(plot::Args),
     /// Fetch NVIDIA's run-time compiler into the cache
     FetchNvrtc(fetch_nvrtc::Args),
 }
@@ -96,6 +110,10 @@ fn dispatch(args: impl Iterator<Item = OsString>, out: &mut dyn Write) -> Result
         Command::Doctor(args) => doctor::run(&args, out),
         Command::Emit(args) => emit::run(&args, out),
         Command::Run(args) => run::run(&args, out),
+        Command::Train(args) => train::run(&args, out),
+        Command::Generate(args) => generate::run(&args, out),
+        Command::Eval(args) => eval::run(&args, out),
+        Command::Plot(args) => plot::run(&args, out),
         Command::FetchNvrtc(args) => fetch_nvrtc::run(&args, out),
     }
 }

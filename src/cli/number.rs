@@ -19,6 +19,11 @@ pub fn tokens(text: &str) -> Result<u32, String> {
     }
 }
 
+/// Parses a count of at least 1; as a number of tokens may be written.
+pub fn count(text: &str) -> Result<usize, String> {
+    tokens(text).map(|n| n as usize).map_err(|_| "a whole number from 1 on, like 512 or 8k".to_string())
+}
+
 /// Parses a tile shape, `QUERIESxKEYS` or one number for both sides; powers of two from 1 to 4096.
 pub fn tile(text: &str) -> Result<(u32, u32), String> {
     let side = |text: &str| text.parse::<u32>().ok().filter(|n| n.is_power_of_two() && *n <= 4096);

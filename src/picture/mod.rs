@@ -3,15 +3,19 @@
 //!
 //! A grid has a bounded number of cells whatever the length; nothing here is of size length x length.
 
+mod curves;
 mod figure;
 mod font;
 mod grid;
+mod heat_map;
 mod raster;
 mod scene;
 mod svg;
 mod text;
 
+pub use curves::{Curve, Curves};
 pub use figure::{Figure, Panel};
 pub use grid::{Cell, Class, MaskGrid};
+pub use heat_map::HeatMap;
 pub use scene::Scene;
 pub use text::TextPicture;

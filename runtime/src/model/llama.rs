@@ -14,7 +14,7 @@ use crate::ops::rope::RopeAngles;
 use crate::problem::HeadShape;
 
 use super::block::{Activations, Context, Sight};
-use super::{Batch, LlamaConfig, ModelError, Params};
+use super::{Batch, LlamaConfig, ModelError, ParamTable, Params};
 
 /// A Llama model whose layers attend under a compiled pattern. It holds no weights: the same model runs the weights of
 /// a checkpoint, those in training, or an average of them.
@@ -80,6 +80,11 @@ impl Llama {
     /// The attention of a layer.
     pub fn attention(&self, layer: usize) -> &Attention {
         &self.attention[layer]
+    }
+
+    /// Weights in all.
+    pub fn parameters(&self) -> usize {
+        ParamTable::new(&self.config).len()
     }
 
     /// Weights that a token is multiplied by on its way through the model: those of all products, the head included.

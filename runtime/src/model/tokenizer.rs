@@ -121,6 +121,11 @@ impl<'a> TextStream<'a> {
         TextStream { tokenizer, tokens: Vec::new(), context: 0, printed: 0 }
     }
 
+    /// The tokenizer it reads with.
+    pub fn tokenizer(&self) -> &'a Tokenizer {
+        self.tokenizer
+    }
+
     /// The text that `token` completes.
     ///
     /// # Errors

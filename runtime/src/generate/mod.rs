@@ -1,0 +1,226 @@
+//! Decoding: prompts in chunks through the model, then one token of every sequence at a time, each against its own
+//! pattern-shaped cache.
+
+mod sample;
+mod stop;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::model::{Chunk, KvCache, Llama, ModelError, Params, TextStream, Tokenizer};
+use crate::random::Random;
+
+pub use sample::Sampling;
+use stop::StopFilter;
+
+/// How to decode.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generation {
+    /// The most tokens to add to a prompt.
+    pub new_tokens: usize,
+    /// Tokens of a prompt that go through the model at once.
+    pub chunk_tokens: usize,
+    /// The longest sequence, prompt and new tokens together; the model's own limit unless a caller knows better.
+    pub max_tokens: usize,
+    /// How tokens are drawn.
+    pub sampling: Sampling,
+    /// Seed of the draws; each prompt has a stream of its own, whatever else is in the batch.
+    pub seed: u64,
+    /// Texts that end a sequence.
+    pub stop: Vec<String>,
+}
+
+/// Why a sequence ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The most tokens asked for.
+    Length,
+    /// The model's token for the end of a text.
+    EndToken,
+    /// A stop text.
+    StopText,
+    /// The caller's wish.
+    Interrupted,
+}
+
+/// A decoded sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Generated {
+    /// New tokens, the end token included.
+    pub tokens: Vec<u32>,
+    /// Their text, without the stop text.
+    pub text: String,
+    /// Why it ended.
+    pub ending: Ending,
+    /// Bytes of its cache.
+    pub cache_bytes: usize,
+}
+
+/// A sequence being decoded.
+struct Active<'a> {
+    cache: KvCache,
+    random: Random,
+    stream: TextStream<'a>,
+    filter: StopFilter,
+    tokens: Vec<u32>,
+    text: String,
+    ending: Option<Ending>,
+    logits: Vec<f32>,
+}
+
+/// Continues prompts. `show` gets the number of a prompt and the text that was added to it, as it comes.
+///
+/// # Errors
+/// An empty prompt, one that is too long for the limit, tokens outside the vocabulary.
+pub fn generate(
+    model: &Llama,
+    weights: &Params,
+    tokenizer: &Tokenizer,
+    prompts: &[Vec<u32>],
+    how: &Generation,
+    stop: &AtomicBool,
+    mut show: impl FnMut(usize, &str),
+) -> Result<Vec<Generated>, ModelError> {
+    if let Some(problem) = how.sampling.defect() {
+        return Err(ModelError::batch(problem));
+    }
+    prompts.iter().try_for_each(|prompt| check_prompt(prompt, how))?;
+    let mut all: Vec<Active<'_>> = prompts
+        .iter()
+        .enumerate()
+        .map(|(n, prompt)| Active::new(model, tokenizer, prompt.len(), n, how))
+        .collect();
+    for (active, prompt) in all.iter_mut().zip(prompts) {
+        active.prefill(model, weights, prompt, stop)?;
+    }
+    while let Some(tokens) = draw(model, &mut all, how, stop, &mut show)? {
+        step(model, weights, &mut all, &tokens)?;
+    }
+    all.into_iter().enumerate().map(|(n, active)| active.finish(n, &mut show)).collect()
+}
+
+fn check_prompt(prompt: &[u32], how: &Generation) -> Result<(), ModelError> {
+    if prompt.is_empty() {
+        return Err(ModelError::batch("a prompt has no tokens"));
+    }
+    let asked = prompt.len() + how.new_tokens;
+    if asked > how.max_tokens {
+        return Err(ModelError::TooLong { asked, limit: how.max_tokens });
+    }
+    Ok(())
+}
+
+/// Draws a token for every sequence that goes on; `None` when none does. A token that ends its sequence is not fed back.
+fn draw(
+    model: &Llama,
+    all: &mut [Active<'_>],
+    how: &Generation,
+    stop: &AtomicBool,
+    show: &mut impl FnMut(usize, &str),
+) -> Result<Option<Vec<u32>>, ModelError> {
+    let mut drawn = Vec::new();
+    for (n, active) in all.iter_mut().enumerate().filter(|(_, active)| active.ending.is_none()) {
+        if stop.load(Ordering::Relaxed) {
+            active.ending = Some(Ending::Interrupted);
+        } else if active.tokens.len() == how.new_tokens {
+            active.ending = Some(Ending::Length);
+        } else {
+            let token = how.sampling.draw(&active.logits, &mut active.random);
+            active.push(n, token, model, show)?;
+            if active.ending.is_none() && active.tokens.len() == how.new_tokens {
+                active.ending = Some(Ending::Length);
+            }
+            drawn.extend(active.ending.is_none().then_some(token));
+        }
+    }
+    Ok((!drawn.is_empty()).then_some(drawn))
+}
+
+/// One forward pass over the newest token of every sequence that goes on.
+fn step(model: &Llama, weights: &Params, all: &mut [Active<'_>], tokens: &[u32]) -> Result<(), ModelError> {
+    let mut active: Vec<&mut Active<'_>> = all.iter_mut().filter(|active| active.ending.is_none()).collect();
+    let positions: Vec<f32> = active.iter().map(|active| active.cache.tokens() as f32).collect();
+    let mut chunks: Vec<Chunk<'_>> = active
+        .iter_mut()
+        .zip(tokens.chunks(1).zip(positions.chunks(1)))
+        .map(|(active, (tokens, positions))| Chunk { tokens, positions, cache: &mut active.cache })
+        .collect();
+    let logits = model.extend(weights, &mut chunks)?;
+    active.iter_mut().zip(logits).for_each(|(active, logits)| active.logits = logits);
+    Ok(())
+}
+
+impl<'a> Active<'a> {
+    fn new(model: &Llama, tokenizer: &'a Tokenizer, prompt: usize, n: usize, how: &Generation) -> Active<'a> {
+        Active {
+            cache: KvCache::new(model, prompt + how.new_tokens, how.chunk_tokens.clamp(1, prompt)),
+            random: Random::new(how.seed.wrapping_add(n as u64)),
+            stream: TextStream::new(tokenizer),
+            filter: StopFilter::new(&how.stop),
+            tokens: Vec::new(),
+            text: String::new(),
+            ending: None,
+            logits: Vec::new(),
+        }
+    }
+
+    fn prefill(
+        &mut self,
+        model: &Llama,
+        weights: &Params,
+        prompt: &[u32],
+        stop: &AtomicBool,
+    ) -> Result<(), ModelError> {
+        for tokens in prompt.chunks(self.cache.chunk_tokens()) {
+            if stop.load(Ordering::Relaxed) {
+                self.ending = Some(Ending::Interrupted);
+                return Ok(());
+            }
+            let first = self.cache.tokens();
+            let positions: Vec<f32> = (first..first + tokens.len()).map(|t| t as f32).collect();
+            let chunk = Chunk { tokens, positions: &positions, cache: &mut self.cache };
+            self.logits = model.extend(weights, &mut [chunk])?.pop().unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    fn push(
+        &mut self,
+        n: usize,
+        token: u32,
+        model: &Llama,
+        show: &mut impl FnMut(usize, &str),
+    ) -> Result<(), ModelError> {
+        self.tokens.push(token);
+        if model.config().end_tokens.contains(&token) {
+            self.ending = Some(Ending::EndToken);
+            return Ok(());
+        }
+        let passed = self.filter.push(&self.stream.push(token)?);
+        self.show(n, &passed.text, show);
+        if passed.stopped {
+            self.ending = Some(Ending::StopText);
+        }
+        Ok(())
+    }
+
+    fn show(&mut self, n: usize, text: &str, show: &mut impl FnMut(usize, &str)) {
+        if !text.is_empty() {
+            self.text.push_str(text);
+            show(n, text);
+        }
+    }
+
+    /// Shows what was held back, unless a stop text ended the sequence.
+    fn finish(mut self, n: usize, show: &mut impl FnMut(usize, &str)) -> Result<Generated, ModelError> {
+        let ending = self.ending.unwrap_or(Ending::Length);
+        if ending != Ending::StopText {
+            let tokenizer = self.stream.tokenizer();
+            let stream = std::mem::replace(&mut self.stream, TextStream::new(tokenizer));
+            let last = self.filter.push(&stream.finish()?);
+            let filter = std::mem::replace(&mut self.filter, StopFilter::new(&[]));
+            let rest = if last.stopped { last.text } else { last.text + &filter.finish() };
+            self.show(n, &rest, show);
+        }
+        Ok(Generated { tokens: self.tokens, text: self.text, ending, cache_bytes: self.cache.bytes() })
+    }
+}
