@@ -23,9 +23,14 @@ const CODEGEN_ORDER: [&[&str]; 8] = [
 ];
 
 /// The only files that may contain `unsafe` code.
-const UNSAFE: [&str; 6] =
-    ["codegen/src/cuda/nvrtc.rs", "runtime/src/driver/", "runtime/src/gpu/launch.rs", "runtime/src/cpu/", "runtime/src/ops/gemm.rs",
-    "runtime/src/model/mapped.rs"];
+const UNSAFE: [&str; 6] = [
+    "codegen/src/cuda/nvrtc.rs",
+    "runtime/src/driver/",
+    "runtime/src/gpu/launch.rs",
+    "runtime/src/cpu/",
+    "runtime/src/ops/gemm.rs",
+    "runtime/src/model/mapped.rs",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
