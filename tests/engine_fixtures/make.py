@@ -1,7 +1,7 @@
 """Makes the fixtures of tests/engine_parity.rs: tiny random models and what transformers computes with them.
 
-    python make.py            writes every case beside this file
-    python make.py --check D  loads the model directory D (as `save_model` wrote it) and prints a digest of its logits
+    python make.py                  writes every case beside this file
+    python make.py --check DIR TEXT loads a checkpoint of `lgc train` and prints what `lgc eval perplexity` should print
 
 Each case is a directory: the model as `save_pretrained` writes it, and expected.safetensors with the tokens, their
 positions and targets, logits, loss, every gradient, the weights after one clipped AdamW step, and 200 greedily decoded
@@ -159,19 +159,24 @@ def make_tokenizer():
     tokenizer.save(str(HERE / "tokenizer.json"))
 
 
-def check(folder):
+@torch.no_grad()
+def check(folder, text):
+    """The loss that `lgc eval perplexity --window 256` prints for a model of bytes with full attention."""
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").float()
-    tokens = torch.arange(3, 35)[None] % model.config.vocab_size
-    with torch.no_grad():
-        out = model(input_ids=tokens, use_cache=False).logits[0].double()
-    print(json.dumps({"sum": out.sum().item(), "norm": math.sqrt((out * out).sum().item()), "last": out[-1, :4].tolist()}))
+    tokens = torch.tensor([256, *pathlib.Path(text).read_bytes()])
+    total, targets = 0.0, 0
+    for window in tokens.split(256):
+        out = model(input_ids=window[None], use_cache=False).logits[0, :-1]
+        total += torch.nn.functional.cross_entropy(out, window[1:], reduction="sum").item()
+        targets += len(window) - 1
+    print(f"perplexity {math.exp(total / targets):.4f}, loss {total / targets:.6f} nats over {targets} tokens")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    if len(sys.argv) == 3 and sys.argv[1] == "--check":
-        check(sys.argv[2])
+    if len(sys.argv) == 4 and sys.argv[1] == "--check":
+        check(sys.argv[2], sys.argv[3])
     else:
         make_tokenizer()
         record = {
