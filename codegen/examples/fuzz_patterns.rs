@@ -39,6 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         tried += 1;
     }
     let (time, input) = slowest;
-    println!("{tried} inputs, {accepted} accepted, slowest {time:?}: {:?}", String::from_utf8_lossy(&input));
+    let head: String = String::from_utf8_lossy(&input).chars().take(200).collect();
+    println!("{tried} inputs, {accepted} accepted, slowest {time:?}: {head:?}");
     Ok(())
 }
