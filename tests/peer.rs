@@ -35,8 +35,7 @@ fn lgc_run_gives_pytorchs_numbers() {
     let record = fs::read(folder().join("cases.json")).expect("the fixtures");
     let record: Record = serde_json::from_slice(&record).expect("the record of the fixtures");
     assert!(record.cases.len() >= 12);
-    let failures: Vec<String> =
-        record.cases.iter().flat_map(|(name, case)| check(name, case)).collect();
+    let failures: Vec<String> = record.cases.iter().flat_map(|(name, case)| check(name, case)).collect();
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
 }
 
