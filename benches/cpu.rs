@@ -1,7 +1,8 @@
 //! CPU attention: time, rate and the share of the theoretical speed-up that sparse patterns keep.
 //!
 //! `cargo bench --bench cpu -- [--tokens N] [--heads H] [--kv-heads G] [--head-dim D] [--isa NAME] [--backward] [--decode]
-//! [--repeat R] [--dtype f32|bf16|fp16] [--pattern TEXT]`. Times are the best of R runs. The theoretical speed-up of a pattern
+//! [--repeat R] [--dtype f32|bf16|fp16] [--pattern TEXT] [--cpu-time]`. Times are the best of R runs; with --cpu-time (Linux)
+//! the processor time of all threads over their number, for machines that are busy otherwise. The theoretical speed-up of a pattern
 //! is the number of dense pairs over the number of its visible pairs; the share kept is the measured speed-up over that.
 
 use std::time::Instant;
@@ -23,6 +24,7 @@ struct Options {
     repeat: usize,
     backward: bool,
     decode: bool,
+    cpu_time: bool,
     pattern: Option<String>,
 }
 
@@ -42,7 +44,7 @@ fn main() {
         options.head_dim,
         options.dtype,
         options.isa,
-        std::thread::available_parallelism().map_or(1, |n| n.get())
+        rayon::current_num_threads()
     );
     println!(
         "{:<34} {:>10} {:>9} {:>9} {:>9} {:>9} {:>6}",
@@ -101,7 +103,7 @@ fn measure(options: &Options, name: &str) -> (f64, f64) {
     let mut output: CpuOutput = attention.forward(&problem, inputs).expect("forward");
     let mut best = f64::INFINITY;
     for _ in 0..options.repeat {
-        let start = Instant::now();
+        let clock = Clock::start(options.cpu_time);
         if options.backward {
             let gradient =
                 CpuGradientInputs { o: output.o.view(), lse: &output.lse, d_o: q.view(), d_lse: None };
@@ -109,7 +111,7 @@ fn measure(options: &Options, name: &str) -> (f64, f64) {
         } else {
             attention.forward_into(&problem, inputs, &mut output).expect("forward");
         }
-        best = best.min(start.elapsed().as_secs_f64());
+        best = best.min(clock.seconds());
     }
     let pairs: u128 = (0..options.kv_heads)
         .map(|g| {
@@ -119,6 +121,35 @@ fn measure(options: &Options, name: &str) -> (f64, f64) {
         })
         .sum();
     ((pairs * shape.group() as u128) as f64, best)
+}
+
+/// Wall time, or processor time of all threads over their number.
+struct Clock {
+    wall: Instant,
+    processor: Option<f64>,
+}
+
+impl Clock {
+    fn start(cpu_time: bool) -> Clock {
+        Clock { wall: Instant::now(), processor: cpu_time.then(processor_seconds) }
+    }
+
+    fn seconds(&self) -> f64 {
+        match self.processor {
+            Some(before) => (processor_seconds() - before) / rayon::current_num_threads() as f64,
+            None => self.wall.elapsed().as_secs_f64(),
+        }
+    }
+}
+
+/// Time that the threads of this process have run, as Linux counts it.
+fn processor_seconds() -> f64 {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let nanoseconds = threads.filter_map(|thread| {
+        let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<f64>().ok()
+    });
+    nanoseconds.sum::<f64>() * 1e-9
 }
 
 fn noise(len: usize, seed: u32) -> Vec<f32> {
@@ -144,6 +175,7 @@ fn options() -> Result<Options, String> {
         repeat: 3,
         backward: false,
         decode: false,
+        cpu_time: false,
         pattern: None,
     };
     let mut args = std::env::args().skip(1);
@@ -157,6 +189,7 @@ fn options() -> Result<Options, String> {
             "--head-dim" => options.head_dim = number(value()?)?,
             "--repeat" => options.repeat = number(value()?)?,
             "--backward" => options.backward = true,
+            "--cpu-time" => options.cpu_time = true,
             "--pattern" => options.pattern = Some(value()?),
             "--decode" => options.decode = true,
             // What `cargo bench` adds.

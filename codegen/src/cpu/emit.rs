@@ -8,6 +8,22 @@ use cranelift_codegen::ir::{
 use cranelift_codegen::isa::{CallConv, TargetFrontendConfig};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
 
+/// A field of the work item at this address.
+macro_rules! item_field {
+    ($e:expr, $item:expr, $name:ident) => {
+        $e.field($item, offset_of!(Item, $name))
+    };
+}
+
+/// A function that the work item carries.
+macro_rules! callee {
+    ($e:expr, $item:expr, $name:ident) => {
+        $e.field($item, offset_of!(Item, calls) + offset_of!($crate::cpu::abi::Calls, $name))
+    };
+}
+
+pub(super) use {callee, item_field};
+
 /// A function of the source: its name in listings, and where others find it.
 #[derive(Clone, Debug)]
 pub(super) struct Declared {

@@ -13,6 +13,7 @@ mod kernels;
 mod mask;
 mod portable;
 mod program;
+mod tile;
 
 use std::fmt;
 

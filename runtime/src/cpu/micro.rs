@@ -191,6 +191,34 @@ pub unsafe fn softmax<V: Vector>(scores: *mut f32, rows: usize, strips: usize, i
     }
 }
 
+/// A score, bounded in place where there is a softcap.
+#[inline(always)]
+unsafe fn load_score<V: Vector>(at: *mut f32, softcap2: f32) -> V {
+    // SAFETY: the caller names an element of the tile.
+    unsafe {
+        let mut score = V::load(at);
+        if softcap2 != 0.0 {
+            score = capped(score, softcap2).0;
+            score.store(at);
+        }
+        score
+    }
+}
+
+/// Replaces a score by `2^(score - shift)`.
+#[inline(always)]
+unsafe fn to_probability<V: Vector>(at: *mut f32, shift: V) -> V {
+    // SAFETY: the caller names an element of the tile.
+    unsafe {
+        let p = exp2(V::load(at).sub(shift));
+        p.store(at);
+        p
+    }
+}
+
+/// Independent running maxima and sums.
+const CHAINS: usize = 4;
+
 /// The softmax of `V::WIDTH` lanes.
 #[inline(always)]
 unsafe fn softmax_column<V: Vector>(scores: *mut f32, rows: usize, lane: usize, item: &Item) {
@@ -198,24 +226,28 @@ unsafe fn softmax_column<V: Vector>(scores: *mut f32, rows: usize, lane: usize, 
     unsafe {
         let at = |row: usize| scores.add(row * LANES);
         let before = V::load(item.max.add(lane));
-        // Four chains hide the latency of a maximum and of an addition.
-        let mut largest = [before; 4];
-        for row in 0..rows {
-            let mut score = V::load(at(row));
-            if item.softcap2 != 0.0 {
-                score = capped(score, item.softcap2).0;
-                score.store(at(row));
+        // Four chains hide the latency of a maximum and of an addition; what is left of the rows goes to the first.
+        let whole = rows / CHAINS * CHAINS;
+        let mut largest = [before; CHAINS];
+        for row in (0..whole).step_by(CHAINS) {
+            for (chain, largest) in largest.iter_mut().enumerate() {
+                *largest = largest.max(load_score(at(row + chain), item.softcap2));
             }
-            largest[row % 4] = largest[row % 4].max(score);
+        }
+        for row in whole..rows {
+            largest[0] = largest[0].max(load_score(at(row), item.softcap2));
         }
         let largest = largest[0].max(largest[1]).max(largest[2].max(largest[3]));
         // A lane that has seen nothing yet: subtract 0, so that exp2(-inf) gives 0 and not NaN.
         let shift = largest.less_select(V::splat(f32::MIN), V::splat(0.0), largest);
-        let mut sum = [V::splat(0.0); 4];
-        for row in 0..rows {
-            let p = exp2(V::load(at(row)).sub(shift));
-            p.store(at(row));
-            sum[row % 4] = sum[row % 4].add(p);
+        let mut sum = [V::splat(0.0); CHAINS];
+        for row in (0..whole).step_by(CHAINS) {
+            for (chain, sum) in sum.iter_mut().enumerate() {
+                *sum = sum.add(to_probability(at(row + chain), shift));
+            }
+        }
+        for row in whole..rows {
+            sum[0] = sum[0].add(to_probability(at(row), shift));
         }
         let sum = sum[0].add(sum[1]).add(sum[2].add(sum[3]));
         let alpha = exp2(before.sub(shift));
