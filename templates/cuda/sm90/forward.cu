@@ -37,7 +37,7 @@
 // K needs no zeroing.
 //
 // Host contract
-//   threads   128 (1 + kConsumers);  kTileM = 64 kConsumers;  kTileN = 128;  dynamic shared memory lg::kForwardSmemBytes
+//   threads   128 (1 + kConsumers);  kTileM = 64 kConsumers;  kTileN = 128, or 64 (patterns of lone blocks of 64);  kStages a power of two;  dynamic shared memory lg::kForwardSmemBytes
 //   grid      any number of blocks in x; the work is ceil(max_q / kTileM) H B tiles. min(tiles, multiprocessors) is the aim.
 //   arguments Params p, TensorMap q, TensorMap k, TensorMap v, int* next_tile
 //   maps      each [token, head, D], 16-bit, strides from Params; dims {D, heads, tokens}, box {64, 1, rows}, swizzle 128 B,
@@ -49,7 +49,7 @@ namespace lg {
 
 static_assert(kTileM == 64 * kConsumers, "one consumer warpgroup for 64 query rows");
 static_assert(kThreads == kWarpgroup * (1 + kConsumers), "one producer warpgroup");
-static_assert(kTileN == 128, "S is one m64n128 product");
+static_assert(kTileN == 128 || kTileN == 64, "S is one product");
 
 constexpr int kQueryStages = 2;
 
@@ -232,14 +232,14 @@ struct Consumer {
 
     LG_DEVICE QueryOperand queries() const { return QueryOperand(shared.query_stage(q_at.stage()) + index * 64 * kPanelRowBytes); }
 
-    LG_DEVICE void issue_scores(float (&s)[64]) const {
+    LG_DEVICE void issue_scores(float (&s)[kTileN / 2]) const {
         issue_product<kTileN, kHeadDim>(s, queries(), KeyOperand(shared.key_stage(at.stage())), kOverwrite);
     }
     LG_DEVICE void issue_output(float (&o)[kHeadDim / 2], const u32 (&weights)[kTileN / 4]) const {
         issue_product<kHeadDim, kTileN>(o, weights, ValueOperand(shared.value_stage(at.previous().stage())), kAdd);
     }
 
-    LG_DEVICE void softmax(float (&s)[64], int message, const TileMessage& tile, SoftmaxRows& rows, float (&factor)[2]) const {
+    LG_DEVICE void softmax(float (&s)[kTileN / 2], int message, const TileMessage& tile, SoftmaxRows& rows, float (&factor)[2]) const {
         const int kind = message & 3;
         if constexpr (kSoftcap) cap_scores(s, p.scale / p.softcap);
         if (kind != kFull) {
@@ -273,7 +273,7 @@ struct Consumer {
             shared.q.release(q_at);
             return;
         }
-        float s[64];
+        float s[kTileN / 2];
         u32 weights[kTileN / 4];
         float factor[2];
         int message = receive_keys();

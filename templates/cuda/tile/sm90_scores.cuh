@@ -89,8 +89,9 @@ LG_DEVICE void mask_scores(float (&s)[kCount], int kind, int g, int i, int j, in
             return;
         }
     }
-    static_assert(kCount == 64, "two words of bits");
-    const ElementBits keep_bits{visible_bits(g, i, j, key_len), visible_bits(g, i, j + element_column(32), key_len)};
+    static_assert(kCount == 32 || kCount == 64, "one or two words of bits");
+    const ElementBits keep_bits{visible_bits(g, i, j, key_len),
+                                kCount == 64 ? visible_bits(g, i, j + element_column(32), key_len) : 0u};
 #pragma unroll
     for (int e = 0; e < kCount; ++e) {
         if (!keep_bits[e]) s[e] = -kInf;
@@ -141,7 +142,7 @@ struct SoftmaxRows {
 
     // Ends the row: the factor that turns the accumulated output into O, and the log-sum-exp (natural log). The learned sink
     // logit is one more column with value zero. A row with nothing in its denominator gives O = 0 and -inf.
-    LG_DEVICE void finish(int row, float unit, float sink_logit, float& output_factor, float& lse) {
+    LG_DEVICE void finish(int row, float unit, float sink_logit, float& output_factor, float& lse) const {
         float total = quad_sum(sum[row]);
         float top = max[row] == -kInf ? -kInf : max[row] * unit;
         float rescale = 1.0f;
