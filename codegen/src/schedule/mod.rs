@@ -129,8 +129,14 @@ impl Schedule {
                 return refuse(format!("threads = {}, but the warpgroups take {expected}", self.threads));
             }
             let rows = if pass == Pass::Forward { self.tile_m } else { self.tile_n };
-            if rows != 64 * self.consumers || self.tile_n != 128 {
+            if rows != 64 * self.consumers {
                 return refuse(format!("{} consumers do not cover {rows} rows of 64 each", self.consumers));
+            }
+            if self.tile_n != 128 && !(pass == Pass::Forward && self.tile_n == 64) {
+                return refuse(format!("tile_n = {} is no key tile of this kernel", self.tile_n));
+            }
+            if pass == Pass::Forward && !self.stages.is_power_of_two() {
+                return refuse(format!("stages = {} is not a power of two", self.stages));
             }
             return range("consumers", self.consumers, 1, 3);
         }

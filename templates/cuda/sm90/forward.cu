@@ -9,26 +9,28 @@
 //     for each query tile                       for each query tile
 //       wait Q empty; send tile, load Q           wait Q; S_0 = Q K_0^T; softmax
 //       for each key tile n of the walk           for each further key tile n
-//         wait K empty; send (n, kind), load        my turn: issue S_n = Q K_n^T, issue O += P V_(n-1); pass the turn
-//         wait V empty; load                        wait S_n, free K_n; softmax of S_n while O is in flight
-//       send "no more keys"                         wait O, free V_(n-1); rescale O; P = S_n
-//     send "no more tiles"                        free Q; O += P V_last; write O and log-sum-exp
+//         wait K empty; send (n, last?, kind), load my turn: issue S_n = Q K_n^T, issue O += P V_(n-1); pass the turn
+//         wait V empty; load                        wait S_n, free K_n (and Q after the last); softmax of S_n
+//     send "no more tiles"                          wait O, free V_(n-1); rescale O where a maximum grew; P = S_n
+//                                                 O += P V_last; write O and log-sum-exp
 //
 // Only the producer evaluates the pattern's bounds: it sends each key tile's number and kind beside the data, so that the
 // consumers' hot loop holds no integer code of the pattern, except the predicate itself in tiles of the general kind.
 //
 // Shared memory (bytes; T = 2 D kTileN):   D 128, 128 x 128, 2 stages      D 64, 192 x 128, 2 stages
-//   Q   2 D kTileM                               32768                          24576
+//   Q   two stages of 2 D kTileM                 65536                          49152
 //   K   kStages T                                65536                          32768
 //   V   kStages T                                65536                          32768
 //   O   2 D kTileM                               32768                          24576
-//   barriers, messages                             256                            256
-//   plus 1024 to align the start                197888                         115968
+//   barriers, messages                             240                            240
+//   plus 1024 to align the start                230640                         140528
 //
 // Synchronisation. Each ring stage has a `full` barrier (1 arrival, by the producer, plus the bytes announced) and an `empty`
 // barrier (one arrival of each consumer warp). A message is an ordinary store before the producer's arrival on `full`, and is
-// read between the wait on `full` and the arrival on `empty`: released and acquired by the barrier. O has its own buffer, so
-// the next Q is loaded while O is written. Consumers take turns by named barriers 1 .. kConsumers (128 that wait + 128 that
+// read between the wait on `full` and the arrival on `empty`: released and acquired by the barrier. (racecheck does not see
+// through "each lane reads, the warp synchronises, one lane arrives"; with an arrival of each lane it finds nothing.)
+// The message about a query tile is read until O is written, after Q was released: it has four slots for two stages of Q, and
+// the fourth tile after it waits for this consumer to have released the second. O has its own buffer. Consumers take turns by named barriers 1 .. kConsumers (128 that wait + 128 that
 // pass): while one runs its softmax the other's products occupy the tensor cores. All consumers see the same messages, hence
 // take equally many turns. Barriers 8 .. are each consumer's own.
 //
