@@ -82,6 +82,7 @@ fn the_cache_holds_what_the_analysis_says() {
     let pattern = Pattern::builder(mask).full_layers(IndexSet::of([1])).build().unwrap();
     let model = Llama::new(config(), &pattern).unwrap();
     let bytes = |tokens| KvCache::new(&model, tokens, 16).bytes();
+    assert_eq!(KvCache::bytes_for(&model, 10_000, 16), bytes(10_000) as u128);
     let sparse_slots = 4 + 32 + 15;
     let cache = KvCache::new(&model, 10_000, 16);
     assert_eq!(

@@ -109,6 +109,13 @@ fn what_cannot_be_generated_is_refused() {
     assert!(matches!(error, ModelError::TooLong { asked: 261, limit: 256 }), "{error}");
     assert!(matches!(refused(vec![], how()), ModelError::Batch { .. }));
     assert!(matches!(refused(vec![300], how()), ModelError::Token { token: 300, .. }));
+    let long = Generation { new_tokens: 1 << 50, max_tokens: 1 << 51, sampling: Sampling::GREEDY, ..how() };
+    let full = Setting {
+        model: Llama::new(setting.model.config().clone(), &"full".parse().unwrap()).unwrap(),
+        ..Setting::new("")
+    };
+    let error = full.run(&[prompt("a")], &long).unwrap_err();
+    assert!(matches!(error, ModelError::Memory { .. }), "{error}");
     let hot = Sampling { temperature: f32::NAN, ..Sampling::GREEDY };
     assert!(refused(prompt("a"), Generation { sampling: hot, ..how() }).to_string().contains("temperature"));
 }

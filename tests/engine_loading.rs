@@ -132,6 +132,10 @@ fn configurations_that_are_no_llama() {
     assert_eq!(refused("\"hidden_size\": 16, ", ""), "`hidden_size` is missing");
     assert!(refused("16", "0").contains("`hidden_size` must be a whole number from 1"));
     assert!(refused("16", "99999999999999").contains("`hidden_size`"));
+    let layers = CONFIG
+        .replace("20", "16000000")
+        .replace("\"num_hidden_layers\": 1", "\"num_hidden_layers\": 16000000");
+    assert!(LlamaConfig::parse(&layers).unwrap_err().contains("weights, more than"));
     assert!(refused("\"llama\"", "\"gpt2\"").contains("`llama` and `mistral`"));
     assert!(refused("\"vocab_size\": 24", "\"vocab_size\": 24, \"attention_bias\": true").contains("biases"));
     assert!(
@@ -141,6 +145,8 @@ fn configurations_that_are_no_llama() {
         refused("\"vocab_size\": 24", &format!("\"vocab_size\": 24, \"rope_scaling\": {scaling}"))
     };
     assert!(rope(r#"{"rope_type": "longrope"}"#).contains("`longrope` is not supported"));
+    let yarn = r#"{"rope_type": "yarn", "factor": 4, "rope_theta": 1}"#;
+    assert!(rope(yarn).contains("not finite"));
     assert!(rope(r#"{"rope_type": "linear"}"#).contains("lacks `factor`"));
     assert!(rope(r#"{"rope_type": "linear", "factor": 0}"#).contains("above 0"));
     assert!(refused("\"vocab_size\": 24,", "\"vocab_size\": ,").contains("line 2"));

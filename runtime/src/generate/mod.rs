@@ -6,7 +6,7 @@ mod stop;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::model::{Chunk, KvCache, Llama, ModelError, Params, TextStream, Tokenizer};
+use crate::model::{Chunk, KvCache, Llama, ModelError, Params, TextStream, Tokenizer, check_memory};
 use crate::random::Random;
 
 pub use sample::Sampling;
@@ -27,6 +27,13 @@ pub struct Generation {
     pub seed: u64,
     /// Texts that end a sequence.
     pub stop: Vec<String>,
+}
+
+impl Generation {
+    /// Bytes of the cache for a prompt of so many tokens.
+    fn cache_bytes(&self, model: &Llama, prompt: usize) -> u128 {
+        KvCache::bytes_for(model, prompt + self.new_tokens, self.chunk_tokens.min(prompt))
+    }
 }
 
 /// Why a sequence ended.
@@ -84,6 +91,8 @@ pub fn generate(
         return Err(ModelError::batch(problem));
     }
     prompts.iter().try_for_each(|prompt| check_prompt(prompt, how))?;
+    let caches = prompts.iter().map(|prompt| how.cache_bytes(model, prompt.len()));
+    check_memory("the KV caches", caches.sum())?;
     let mut all: Vec<Active<'_>> = prompts
         .iter()
         .enumerate()
@@ -152,7 +161,7 @@ fn step(model: &Llama, weights: &Params, all: &mut [Active<'_>], tokens: &[u32])
 impl<'a> Active<'a> {
     fn new(model: &Llama, tokenizer: &'a Tokenizer, prompt: usize, n: usize, how: &Generation) -> Active<'a> {
         Active {
-            cache: KvCache::new(model, prompt + how.new_tokens, how.chunk_tokens.clamp(1, prompt)),
+            cache: KvCache::new(model, prompt + how.new_tokens, how.chunk_tokens.min(prompt)),
             random: Random::new(how.seed.wrapping_add(n as u64)),
             stream: TextStream::new(tokenizer),
             filter: StopFilter::new(&how.stop),

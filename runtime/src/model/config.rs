@@ -42,6 +42,8 @@ pub struct LlamaConfig {
     other: Map<String, Value>,
 }
 
+/// The same for the number of weights.
+const MAX_WEIGHTS: u128 = 1 << 40;
 /// Sizes beyond this are taken for damage, before anything is allocated.
 const MAX_SIZE: u64 = 1 << 24;
 
@@ -94,6 +96,12 @@ impl LlamaConfig {
         }
         if !self.head_dim.is_multiple_of(2) || self.head_dim == 0 {
             return Err(format!("rotary embedding needs an even head dimension, found {}", self.head_dim));
+        }
+        let (c, f, d) = (self.width as u128, self.hidden as u128, self.head_dim as u128);
+        let heads = 2 * (self.heads + self.kv_heads) as u128;
+        let weights = self.layers as u128 * (heads * d * c + 3 * c * f) + 2 * self.vocabulary as u128 * c;
+        if weights > MAX_WEIGHTS {
+            return Err(format!("these sizes make {weights} weights, more than {MAX_WEIGHTS}"));
         }
         if !(self.norm_eps.is_finite() && self.norm_eps >= 0.0) {
             return Err(format!("`rms_norm_eps` must be a finite number from 0 on, found {}", self.norm_eps));

@@ -134,6 +134,14 @@ pub enum ModelError {
         /// The limit.
         limit: usize,
     },
+    /// More memory than the machine grants.
+    #[error("{what} would take {bytes} bytes, more than this machine grants")]
+    Memory {
+        /// What it is for.
+        what: &'static str,
+        /// How much.
+        bytes: u128,
+    },
     /// A pattern that does not fit the model.
     #[error("the pattern does not fit the model: {problem}")]
     Pattern {

@@ -37,10 +37,7 @@ impl KvCache {
         let (kv_heads, head_dim) = (model.config().kv_heads, model.config().head_dim);
         let layer = |layer: usize| {
             let layouts: Vec<_> = (0..kv_heads).map(|g| model.attention(layer).layout(g)).collect();
-            let slots = |(g, layout): (usize, &KvLayout)| {
-                layout.slots(g as u32, max_tokens as u64, chunk_tokens as u64) as usize
-            };
-            let slots: Vec<usize> = layouts.iter().enumerate().map(slots).collect();
+            let slots = slots(model, layer, max_tokens, chunk_tokens);
             let all: usize = slots.iter().sum();
             LayerCache {
                 layouts,
@@ -52,6 +49,15 @@ impl KvCache {
         };
         let layers = (0..model.config().layers).map(layer).collect();
         KvCache { layers, head_dim, tokens: 0, max_tokens, chunk_tokens }
+    }
+
+    /// What [`KvCache::bytes`] of such a cache will be.
+    pub fn bytes_for(model: &Llama, max_tokens: usize, chunk_tokens: usize) -> u128 {
+        let chunk_tokens = chunk_tokens.clamp(1, max_tokens.max(1));
+        let of_layer =
+            |layer: usize| slots(model, layer, max_tokens, chunk_tokens).iter().sum::<usize>() as u128;
+        let all: u128 = (0..model.config().layers).map(of_layer).sum();
+        4 * all * (2 * model.config().head_dim as u128 + 1)
     }
 
     /// Tokens of the sequence so far.
@@ -109,4 +115,12 @@ impl KvCache {
     pub(super) fn advance(&mut self, tokens: usize) {
         self.tokens += tokens;
     }
+}
+
+/// Slots of every KV head of a layer.
+fn slots(model: &Llama, layer: usize, max_tokens: usize, chunk_tokens: usize) -> Vec<usize> {
+    let of_head = |g: usize| {
+        model.attention(layer).layout(g).slots(g as u32, max_tokens as u64, chunk_tokens as u64) as usize
+    };
+    (0..model.config().kv_heads).map(of_head).collect()
 }

@@ -9,6 +9,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use super::mapped::map;
+use super::memory::check_memory;
 use super::params::ParamTable;
 use super::{LlamaConfig, ModelError, Params};
 
@@ -25,6 +26,7 @@ pub fn load_weights(
     config: &LlamaConfig,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Params, ModelError> {
+    check_memory("the weights", 4 * ParamTable::new(config).len() as u128)?;
     let mut params = Params::zeros(Arc::new(ParamTable::new(config)));
     let mut wanted: BTreeSet<String> = params.table().entries().iter().map(|e| e.name.clone()).collect();
     let total = params.table().len();

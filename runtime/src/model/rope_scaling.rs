@@ -66,6 +66,11 @@ impl Rope {
         positive("rope_theta", base)?;
         scaling.check()?;
         let frequencies = scaling.frequencies(base, head_dim);
+        if frequencies.iter().any(|frequency| !frequency.is_finite()) {
+            return Err(format!(
+                "`rope_theta` {base} with this scaling gives frequencies that are not finite"
+            ));
+        }
         Ok(Rope { base, scaling, frequencies })
     }
 

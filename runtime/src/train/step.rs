@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use longgen_codegen::analysis::Cost;
 
-use crate::model::{Batch, Llama, Params, Recompute};
+use crate::model::{Batch, Llama, Params, Recompute, check_memory};
 
 use super::checkpoint::{ModelFiles, TrainState, load, load_state, prune, save};
 use super::data::lengths;
@@ -78,6 +78,8 @@ impl<'a> Trainer<'a> {
         if let Some((step, _)) = directory.latest()? {
             return Err(TrainError::NotEmpty { directory: directory.path().into(), step });
         }
+        // Masters and two moments, beside the gradients.
+        check_memory("the state of the optimiser", 12 * weights.data().len() as u128)?;
         let mut weights = weights;
         let optimizer = Optimizer::new(settings.optimizer, &weights);
         optimizer.round_into(&mut weights);
@@ -122,6 +124,7 @@ impl<'a> Trainer<'a> {
         optimizer: Optimizer,
     ) -> Result<Trainer<'a>, TrainError> {
         data.batch(&state.settings, 0)?;
+        check_memory("the gradients", 4 * weights.data().len() as u128)?;
         let log = directory.log_after(state.step)?;
         let gradients = Params::zeros(weights.table().clone());
         let attention_flops = HashMap::new();
