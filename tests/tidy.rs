@@ -23,8 +23,9 @@ const CODEGEN_ORDER: [&[&str]; 8] = [
 ];
 
 /// The only files that may contain `unsafe` code.
-const UNSAFE: [&str; 6] = [
+const UNSAFE: [&str; 7] = [
     "codegen/src/cuda/nvrtc.rs",
+    "codegen/src/cpu/jit.rs",
     "runtime/src/driver/",
     "runtime/src/gpu/launch.rs",
     "runtime/src/cpu/",
