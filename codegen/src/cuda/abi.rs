@@ -23,6 +23,8 @@ macro_rules! params {
     ($($name:ident : $ty:ty, $kind:literal, $meaning:literal;)*) => {
         /// The parameters of a launch. Shapes: B batch, T and S query and key tokens packed over the batch, H query heads,
         /// G KV heads, D head dimension. Strides count elements.
+        // A shape of one letter in brackets is not a link.
+        #[allow(rustdoc::broken_intra_doc_links)]
         #[repr(C)]
         #[derive(Clone, Copy, Debug, Default, PartialEq)]
         pub struct Params {

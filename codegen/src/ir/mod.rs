@@ -20,7 +20,7 @@ mod text;
 mod verify;
 
 pub use bound::Bound;
-pub use lower::LowerError;
+pub use lower::{LowerError, MAX_TERMS};
 pub use programs::Programs;
 pub use residue::Residue;
 pub use text::ParseIrError;
@@ -28,7 +28,7 @@ pub use verify::IrDefect;
 
 use crate::pattern::{IndexSet, Predicate};
 
-/// "No such token": the `begin` and `end` of an empty [`programs::Programs::next_keys`] answer.
+/// "No such token": the `begin` and `end` of an empty [`programs::ClosedForm::next_keys`] answer.
 pub const NONE: i64 = i32::MAX as i64;
 
 /// A predicate, or its negation.
