@@ -22,7 +22,7 @@ pub struct ForwardTensors<'a> {
     pub k: View<'a>,
     /// [total_k, G, D].
     pub v: View<'a>,
-    /// [H], float; there exactly when the kernels were compiled with sink logits.
+    /// `[H]`, float; there exactly when the kernels were compiled with sink logits.
     pub sink_logit: Option<&'a Buffer>,
     /// [total_q, H, D], written.
     pub o: ViewMut<'a>,
@@ -39,7 +39,7 @@ pub struct BackwardTensors<'a> {
     pub k: View<'a>,
     /// [total_k, G, D].
     pub v: View<'a>,
-    /// [H], float; there exactly when the kernels were compiled with sink logits.
+    /// `[H]`, float; there exactly when the kernels were compiled with sink logits.
     pub sink_logit: Option<&'a Buffer>,
     /// [total_q, H, D], of the forward pass.
     pub o: View<'a>,
@@ -55,7 +55,7 @@ pub struct BackwardTensors<'a> {
     pub dk: ViewMut<'a>,
     /// [total_k, G, D], written.
     pub dv: ViewMut<'a>,
-    /// [H], float, written; there exactly when there are sink logits.
+    /// `[H]`, float, written; there exactly when there are sink logits.
     pub d_sink: Option<&'a mut Buffer>,
 }
 

@@ -1,4 +1,4 @@
-//! Rotary position embedding: pairs (x[d], x[d + D/2]) turn by `position * frequency[d]`.
+//! Rotary position embedding: pairs `(x[d], x[d + D/2])` turn by `position * frequency[d]`.
 
 use rayon::prelude::*;
 

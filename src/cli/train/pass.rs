@@ -18,6 +18,8 @@ use super::super::{CliError, engine, number, pattern_arg};
 use super::failed;
 
 /// The settings of a pass. What is not given takes the default in brackets.
+// Help texts: a default in brackets is not a link.
+#[allow(rustdoc::broken_intra_doc_links)]
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Pass {
