@@ -24,7 +24,7 @@ const EXPECTED: [&str; 2] = ["nvidia/cu13/lib/libnvrtc.so.13", "nvidia/cu13/lib/
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// The cache folder cannot be written.
-    #[error("cannot write the cache folder `{path}`: {source}")]
+    #[error("cannot write the cache folder `{path}`")]
     Cache {
         /// The file or folder.
         path: PathBuf,
@@ -32,7 +32,7 @@ pub enum FetchError {
         source: std::io::Error,
     },
     /// There is no such Python.
-    #[error("cannot start `{python}`: {source}; a Python 3 with pip is needed to fetch NVRTC")]
+    #[error("cannot start `{python}`: a Python 3 with pip is needed to fetch NVRTC")]
     Python {
         /// The program asked for.
         python: String,

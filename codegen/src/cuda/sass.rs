@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 #[derive(Debug, thiserror::Error)]
 pub enum SassError {
     /// A file could not be written or the program not started.
-    #[error("cannot run `{program}`: {source}")]
+    #[error("cannot run `{program}`")]
     Run {
         /// The program.
         program: String,
