@@ -153,7 +153,7 @@ fn cost(model: &Llama) -> Result<(f64, f64), Box<dyn std::error::Error>> {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut numbers = std::env::args().skip(1).map(|argument| argument.parse::<u64>());
     let mut next = |default: u64| numbers.next().unwrap_or(Ok(default));
-    let (seeds, short_steps, long_steps) = (next(2)?, next(800)?, next(150)?);
+    let (seeds, short_steps, long_steps) = (next(2)?, next(2000)?, next(150)?);
     let mut scores = vec![Vec::new(); PLANS.len()];
     for seed in 0..seeds {
         let dense = model(PLANS[0].1)?;

@@ -172,7 +172,7 @@ fn a_recipe_of_two_passes_changes_length_rope_and_plan() {
     );
     let stored = place.folder.path().join("two/long/step-00000003/pattern.toml");
     assert!(fs::read_to_string(stored).unwrap().contains("[layers]"));
-    // Done passes are left as they are.
+    // Done passes are left as they are, their rotary embedding too.
     let again = place.done("train --recipe recipe.toml --out two");
     assert!(!again.contains("saved"), "{again}");
     fs::write(place.folder.path().join("bad.toml"), "[[pass]]\nstepz = 4\n").unwrap();

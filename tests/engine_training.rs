@@ -20,6 +20,7 @@ struct Setting {
     model: Llama,
     data: Dataset,
     settings: TrainSettings,
+    pattern: &'static str,
 }
 
 impl Setting {
@@ -45,11 +46,16 @@ impl Setting {
             ..TrainSettings::default()
         };
         let model = Llama::new(config, &pattern).unwrap();
-        Setting { model, data: Dataset::from_documents(documents), settings }
+        Setting {
+            model,
+            data: Dataset::from_documents(documents),
+            settings,
+            pattern: "sink = 2\nwindow = 8\n",
+        }
     }
 
     fn files(&self) -> ModelFiles<'_> {
-        ModelFiles { config: self.model.config(), pattern: "sink = 2\nwindow = 8\n", tokenizer: None }
+        ModelFiles { config: self.model.config(), pattern: self.pattern, tokenizer: None }
     }
 
     fn start(&self, directory: &Path) -> Result<Trainer<'_>, TrainError> {
@@ -172,7 +178,7 @@ fn a_checkpoint_that_cannot_be_written_costs_nothing_else() {
     trainer
         .run(Saving { every: 2, keep: 9 }, &AtomicBool::new(false), |event| match event {
             Event::Saved(path) => events.push(path),
-            Event::NotSaved(_) => events.push(PathBuf::new()),
+            Event::NotWritten(_) => events.push(PathBuf::new()),
             Event::Step(_) => (),
         })
         .unwrap();
@@ -222,6 +228,9 @@ fn a_directory_belongs_to_one_training() {
     other.settings.learning_rate = 0.5;
     let error = other.resume(directory.path()).unwrap_err();
     assert!(matches!(&error, TrainError::Changed { what, .. } if what == "`learning_rate`"), "{error}");
+    let wider = Setting { pattern: "sink = 2\nwindow = 9\n", ..Setting::new() };
+    let error = wider.resume(directory.path()).unwrap_err();
+    assert!(matches!(&error, TrainError::Changed { what, .. } if what == "pattern"), "{error}");
     let fewer = Dataset::from_documents([vec![1; 500]]);
     let error = Setting { data: fewer, ..Setting::new() }.resume(directory.path()).unwrap_err();
     assert!(matches!(&error, TrainError::Changed { what, .. } if what == "data"), "{error}");

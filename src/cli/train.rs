@@ -17,7 +17,7 @@ pub use pass::Pass;
 const EXAMPLES: &str = "\
 Examples:
   lgc train --init examples/recipe/tiny.json --data docs --pattern 'sink=16, window=128' --out /tmp/run --steps 200
-  lgc train --out /tmp/run --resume --data docs --steps 200 --init ... (as it was started)
+  lgc train --out /tmp/run --resume --data docs --steps 200
   lgc train --model llama/ --data long.jsonl --pattern longgen-sink --rope-base 5e6 --out /tmp/long
   lgc train --recipe examples/recipe/two_passes.toml --out /tmp/two
 

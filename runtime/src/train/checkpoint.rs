@@ -30,6 +30,8 @@ pub struct TrainState {
     pub settings: TrainSettings,
     /// [`super::Dataset::fingerprint`] of the data.
     pub data: u64,
+    /// The pattern as TOML.
+    pub pattern: String,
 }
 
 /// The files of a model beside its weights.

@@ -98,12 +98,17 @@ pub struct Log {
 }
 
 impl Log {
-    /// Adds a line.
+    /// Adds a line, whole or not at all.
     ///
     /// # Errors
     /// A log that cannot be written.
     pub fn write(&mut self, report: &StepReport) -> Result<(), TrainError> {
-        self.file.write_all(line(report).as_bytes()).map_err(TrainError::io(&self.path))
+        let length = self.file.metadata().map_err(TrainError::io(&self.path))?.len();
+        self.file.write_all(line(report).as_bytes()).map_err(|error| {
+            // A disk that was full may have taken half a line; a later one must not be glued to it.
+            let _ = self.file.set_len(length);
+            TrainError::io(&self.path)(error)
+        })
     }
 }
 

@@ -30,8 +30,8 @@ pub enum Event<'a> {
     Step(&'a StepReport),
     /// A checkpoint is whole.
     Saved(PathBuf),
-    /// A checkpoint could not be written; the older ones are whole, and training goes on.
-    NotSaved(TrainError),
+    /// A checkpoint or a line of the log could not be written; what was there before is whole, and training goes on.
+    NotWritten(TrainError),
 }
 
 /// How a run ended.
@@ -83,7 +83,8 @@ impl<'a> Trainer<'a> {
         let mut weights = weights;
         let optimizer = Optimizer::new(settings.optimizer, &weights);
         optimizer.round_into(&mut weights);
-        let state = TrainState { step: 0, settings, data: data.fingerprint() };
+        let pattern = files.pattern.to_owned();
+        let state = TrainState { step: 0, settings, data: data.fingerprint(), pattern };
         Trainer::with(model, data, files, directory, state, weights, optimizer)
     }
 
@@ -109,6 +110,9 @@ impl<'a> Trainer<'a> {
         }
         if state.data != data.fingerprint() {
             return Err(changed("data".into()));
+        }
+        if state.pattern != files.pattern {
+            return Err(changed("pattern".into()));
         }
         let (weights, optimizer) = load(&checkpoint, model.config(), &state)?;
         Trainer::with(model, data, files, directory, state, weights, optimizer)
@@ -157,7 +161,7 @@ impl<'a> Trainer<'a> {
     /// saved.
     ///
     /// # Errors
-    /// A loss or gradient that is not finite, a log that cannot be written, a last checkpoint that cannot be saved.
+    /// A loss or gradient that is not finite, a last checkpoint that cannot be saved.
     pub fn run(
         &mut self,
         saving: Saving,
@@ -172,7 +176,9 @@ impl<'a> Trainer<'a> {
                 }
                 return Ok(Outcome::Stopped(self.state.step));
             };
-            self.log.write(&report)?;
+            if let Err(error) = self.log.write(&report) {
+                tell(Event::NotWritten(error));
+            }
             tell(Event::Step(&report));
             let last = self.state.step == self.state.settings.steps;
             if last || self.state.step.is_multiple_of(saving.every.max(1)) {
@@ -182,7 +188,7 @@ impl<'a> Trainer<'a> {
                         tell(Event::Saved(path));
                     }
                     Err(error) if last => return Err(error),
-                    Err(error) => tell(Event::NotSaved(error)),
+                    Err(error) => tell(Event::NotWritten(error)),
                 }
             }
         }

@@ -144,7 +144,7 @@ impl Pass {
         }
         let data = self.data.as_deref().ok_or_else(|| CliError::usage(PassError::Missing("data")))?;
         let origin = self.origin(directory, before, resume)?;
-        let (config, pattern) = self.shape(&origin)?;
+        let (config, pattern) = self.shape(&origin, resume)?;
         let toml = pattern.to_toml();
         let model = Llama::new(config, &pattern).map_err(CliError::failure)?;
         let (tokenizer, tokenizer_file) = self.tokenizer(&origin, model.config().vocabulary)?;
@@ -199,8 +199,8 @@ impl Pass {
         }
     }
 
-    /// The configuration with the pass's rotary embedding, and the pattern.
-    fn shape(&self, origin: &Origin) -> Result<(LlamaConfig, Pattern), CliError> {
+    /// The configuration, with the pass's rotary embedding unless a checkpoint of the pass has it already, and the pattern.
+    fn shape(&self, origin: &Origin, resume: bool) -> Result<(LlamaConfig, Pattern), CliError> {
         let (file, directory) = match origin {
             Origin::Model(path) => (path.join("config.json"), path.as_path()),
             Origin::Init(path) => (path.clone(), Path::new("")),
@@ -211,6 +211,9 @@ impl Pass {
             (Origin::Init(_), None) => return Err(CliError::usage(PassError::Missing("pattern"))),
             (Origin::Model(_), pattern) => engine::pattern_of(pattern.as_deref(), directory, &config)?,
         };
+        if resume {
+            return Ok((config, pattern));
+        }
         let scaling = self.rope_scaling.as_deref().map(parse_scaling).transpose()?;
         let wrong = |problem: String| CliError::usage(PassError::Init { path: file.clone(), problem });
         match scaling {
@@ -268,8 +271,8 @@ impl Pass {
                 lines.step(report, steps, out);
             }
             Event::Saved(path) => bar.suspend(|| lines.say(out, &format!("saved {}", path.display()))),
-            Event::NotSaved(error) => {
-                bar.suspend(|| lines.say(out, &format!("warning: no checkpoint was saved: {error}")));
+            Event::NotWritten(error) => {
+                bar.suspend(|| lines.say(out, &format!("warning: not written: {error}")));
             }
         });
         bar.finish_and_clear();
