@@ -5,12 +5,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::cuda::NvrtcError;
 use crate::cuda::abi::{Field, Params};
-use crate::cuda::kernels::{Entry, Extra, GridAxis, MapRows, MapTensor, template};
+use crate::cuda::kernels::{Entry, Extra, GridAxis, MapRows, MapTensor, template, walk_keys};
 use crate::cuda::log::{KernelResources, PtxasReport, Refusal};
 use crate::cuda::nvrtc::{CompileOptions, Nvrtc};
 use crate::cuda::source::{CudaSource, GENERATOR};
 use crate::cuda::splice::SpliceError;
-use crate::schedule::{IllegalSchedule, Schedule, smem_bytes};
+use crate::schedule::{IllegalSchedule, PIECE_KEYS, Schedule, smem_bytes};
 use crate::spec::{KernelSpec, Pass, Shape};
 
 /// One compiled source.
@@ -80,6 +80,8 @@ pub struct Manifest {
     pub tile_n: u32,
     /// Tiles come from a list that the host makes.
     pub listed: bool,
+    /// Keys of one entry of that list.
+    pub list_n: u32,
     /// Version of NVRTC, `major.minor`.
     pub nvrtc_version: String,
     /// The options NVRTC got.
@@ -213,6 +215,7 @@ impl Manifest {
             tile_m: spec.schedule.tile_m,
             tile_n: spec.schedule.tile_n,
             listed: spec.pattern.listed,
+            list_n: walk_keys(spec.pass, spec.family, &spec.schedule),
             nvrtc_version,
             options: options.arguments(),
             params: StructLayout { size: std::mem::size_of::<Params>(), fields: Params::fields() },
@@ -260,6 +263,7 @@ fn arguments(entry: &Entry, schedule: &Schedule) -> Vec<Argument> {
             let tokens = match rows {
                 MapRows::TileM => schedule.tile_m,
                 MapRows::TileN => schedule.tile_n,
+                MapRows::Piece => PIECE_KEYS,
             };
             Argument::TensorMap { tensor, box_extent: [MAP_COLUMNS, 1, tokens] }
         }

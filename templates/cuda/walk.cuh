@@ -26,11 +26,11 @@ LG_DEVICE bool keep(int kind, int g, int i, int j, int key_len) {
     return (j < key_len) & visible(g, i, j);
 }
 
-// The kind of the box of query indices [i0, i1) and key tile [j0, j0 + kTileN). A tile that crosses key_len is never kFull:
-// when all its real keys are visible it becomes kEdge, whose test is exact there.
-LG_DEVICE int classify_tile(int g, int i0, int i1, int j0, int key_len) {
-    const int j1 = min_int(j0 + kTileN, key_len);
-    if (all_visible(g, i0, i1, j0, j1)) return j1 == j0 + kTileN ? kFull : kEdge;
+// The kind of the box of query indices [i0, i1) and keys [j0, j0 + width). A tile that crosses key_len is never kFull: when
+// all its real keys are visible it becomes kEdge, whose test is exact there.
+LG_DEVICE int classify_tile(int g, int i0, int i1, int j0, int width, int key_len) {
+    const int j1 = min_int(j0 + width, key_len);
+    if (all_visible(g, i0, i1, j0, j1)) return j1 == j0 + width ? kFull : kEdge;
     return edge_only(g, i0, i1, j0, j1) ? kEdge : kGeneral;
 }
 
@@ -39,7 +39,9 @@ LG_DEVICE int list_row_of(const Params& p, int b, int g, int tile) { return (b *
 
 // ---- key tiles of a tile of queries ---------------------------------------------------------------------------------
 
-struct KeyTileWalk {
+// Tiles of kWidth keys: a kernel may gather its tiles from narrower pieces.
+template <int kWidth>
+struct KeyWalk {
     int g;
     int i0, i1;      // query indices [i0, i1), i1 > i0
     int key_len;     // keys of the sequence
@@ -49,7 +51,7 @@ struct KeyTileWalk {
     const int* list; // listed: the entries; else unused
 
     // `q_tile` is the number of the query tile inside its sequence; only the list needs it.
-    LG_DEVICE KeyTileWalk(const Params& p, int b, int g, int q_tile, int i0, int i1, int key_len)
+    LG_DEVICE KeyWalk(const Params& p, int b, int g, int q_tile, int i0, int i1, int key_len)
         : g(g), i0(i0), i1(i1), key_len(key_len), key_end(min_int(key_len, i1)), tile(0), run_end(0), list(p.list_tile) {
         if constexpr (kListed) {
             const int row = list_row_of(p, b, g, q_tile);
@@ -64,26 +66,26 @@ struct KeyTileWalk {
         if constexpr (kListed) {
             return false;
         } else {
-            if (tile * kTileN >= key_end) return false;
-            const Span run = next_keys(g, i0, i1, tile * kTileN);
+            if (tile * kWidth >= key_end) return false;
+            const Span run = next_keys(g, i0, i1, tile * kWidth);
             if (run.begin >= key_end) return false;
-            tile = run.begin / kTileN;
-            run_end = ceil_div(min_int(run.end, key_end), kTileN);
+            tile = run.begin / kWidth;
+            run_end = ceil_div(min_int(run.end, key_end), kWidth);
             return true;
         }
     }
 
-    // Yields the next tile: keys [n * kTileN, (n + 1) * kTileN) cut at key_len. False at the end.
+    // Yields the next tile: keys [n * kWidth, (n + 1) * kWidth) cut at key_len. False at the end.
     LG_DEVICE bool next(int& n, int& kind) {
         if (!seek_run()) return false;
         if constexpr (kListed) {
             const int entry = list[tile++];
             n = entry >> 2;
             kind = entry & 3;
-            if (kind == kFull && (n + 1) * kTileN > key_len) kind = kEdge;
+            if (kind == kFull && (n + 1) * kWidth > key_len) kind = kEdge;
         } else {
             n = tile++;
-            kind = classify_tile(g, i0, i1, n * kTileN, key_len);
+            kind = classify_tile(g, i0, i1, n * kWidth, kWidth, key_len);
         }
         return true;
     }
@@ -92,7 +94,7 @@ struct KeyTileWalk {
     LG_DEVICE void restrict_to(int first, int last) {
         tile = first;
         run_end = first;
-        key_end = min_int(key_end, last * kTileN);
+        key_end = min_int(key_end, last * kWidth);
     }
 
     // Passes over up to `count` tiles without yielding them, run by run; returns how many it passed.
@@ -106,6 +108,8 @@ struct KeyTileWalk {
         return passed;
     }
 };
+
+using KeyTileWalk = KeyWalk<kTileN>;
 
 // ---- query tiles of a tile of keys ----------------------------------------------------------------------------------
 
@@ -161,7 +165,7 @@ struct QueryTileWalk {
                 m = tile++;
                 const int i0 = tile_begin(m), i1 = tile_end(m);
                 if (next_keys(g, i0, i1, j0).begin >= j1) continue;
-                kind = classify_tile(g, i0, i1, j0, key_len);
+                kind = classify_tile(g, i0, i1, j0, kTileN, key_len);
                 return true;
             }
         }

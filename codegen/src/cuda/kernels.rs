@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::schedule::Schedule;
+use crate::schedule::{PIECE_KEYS, Schedule};
 use crate::spec::Pass;
 use crate::target::Family;
 
@@ -111,6 +111,16 @@ pub enum MapRows {
     TileM,
     /// `tile_n`.
     TileN,
+    /// [`PIECE_KEYS`].
+    Piece,
+}
+
+/// Keys of one entry of a listed pattern's list for this pass, or of one step of its walk.
+pub fn walk_keys(pass: Pass, family: Family, schedule: &Schedule) -> u32 {
+    match (pass, family) {
+        (Pass::Forward, Family::Sm90) => PIECE_KEYS,
+        _ => schedule.tile_n,
+    }
 }
 
 /// The template of a pass in a family (see [`Pass::family`]).
@@ -157,8 +167,8 @@ const FORWARD_SM90: Template = Template {
     entries: &[Entry {
         extra: &[
             map(MapTensor::Q, MapRows::TileM),
-            map(MapTensor::K, MapRows::TileN),
-            map(MapTensor::V, MapRows::TileN),
+            map(MapTensor::K, MapRows::Piece),
+            map(MapTensor::V, MapRows::Piece),
             Extra::WorkCounter,
         ],
         ..tiled("attention_forward", [GridAxis::QueryWork, GridAxis::One, GridAxis::One])

@@ -72,8 +72,9 @@ impl Program {
             Op::Lt(a, b) => format!("{} < {}", v(a), v(b)),
             Op::Le(a, b) => format!("{} <= {}", v(a), v(b)),
             Op::Eq(a, b) => format!("{} == {}", v(a), v(b)),
-            Op::And(a, b) => format!("{} && {}", v(a), v(b)),
-            Op::Or(a, b) => format!("{} || {}", v(a), v(b)),
+            // Both sides are there already: `&&` would become a branch for each element of a mask.
+            Op::And(a, b) => format!("{} & {}", v(a), v(b)),
+            Op::Or(a, b) => format!("{} | {}", v(a), v(b)),
             Op::Not(a) => format!("!{}", v(a)),
             Op::Select(c, a, b) => format!("{} ? {} : {}", v(c), v(a), v(b)),
         }

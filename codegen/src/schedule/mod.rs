@@ -6,7 +6,7 @@ mod smem;
 mod text;
 
 pub use heuristic::{candidates, choose};
-pub use smem::smem_bytes;
+pub use smem::{PIECE_KEYS, smem_bytes};
 pub use text::ParseScheduleError;
 
 use crate::spec::{Pass, Shape};
@@ -132,7 +132,7 @@ impl Schedule {
             if rows != 64 * self.consumers {
                 return refuse(format!("{} consumers do not cover {rows} rows of 64 each", self.consumers));
             }
-            if self.tile_n != 128 && !(pass == Pass::Forward && self.tile_n == 64) {
+            if self.tile_n != 128 {
                 return refuse(format!("tile_n = {} is no key tile of this kernel", self.tile_n));
             }
             if pass == Pass::Forward && !self.stages.is_power_of_two() {

@@ -13,10 +13,15 @@ pub fn smem_bytes(pass: Pass, family: Family, shape: &Shape, schedule: &Schedule
         // Q, then rings of K and V.
         (Pass::Forward, Family::Sm80) => queries + 2 * stages * keys,
         // Two stages of Q and the staging of O, rings of K and V, barriers of the three rings, four messages of 32 bytes,
-        // two ints per stage.
+        // two ints per piece of a stage.
         (Pass::Forward, Family::Sm90) => {
             let barriers = ring_barriers(2) + 2 * ring_barriers(stages);
-            ALIGNMENT + 3 * queries + 2 * stages * keys + barriers + 4 * 32 + 8 * stages
+            ALIGNMENT
+                + 3 * queries
+                + 2 * stages * keys
+                + barriers
+                + 4 * 32
+                + 8 * stages * (tile_n / PIECE_KEYS)
         }
         // K and V, then rings of Q, dO, log-sum-exp and delta.
         (Pass::BackwardDkv, _) => 2 * keys + stages * (2 * queries + 2 * 4 * tile_m),
@@ -35,6 +40,10 @@ pub fn smem_bytes(pass: Pass, family: Family, shape: &Shape, schedule: &Schedule
         (Pass::BackwardDelta | Pass::BackwardConvertDq | Pass::DecodeCombine, _) => 0,
     }
 }
+
+/// Keys of a piece: Hopper's forward gathers each key tile from pieces with places of their own, so that the blocks of a
+/// stride fill a tile. A listed pattern lists pieces for it.
+pub const PIECE_KEYS: u32 = 64;
 
 /// What is lost when the start is moved to the alignment of a swizzled tile.
 const ALIGNMENT: u32 = 1024;

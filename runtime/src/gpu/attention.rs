@@ -64,6 +64,11 @@ impl Loaded {
     pub fn tiles(&self) -> TileShape {
         TileShape { queries: self.compiled.manifest.tile_m, keys: self.compiled.manifest.tile_n }
     }
+
+    /// The tiles that a listed pattern's list holds: the pieces, where a kernel gathers its key tiles.
+    pub fn listed_tiles(&self) -> TileShape {
+        TileShape { keys: self.compiled.manifest.list_n, ..self.tiles() }
+    }
 }
 
 impl GpuAttention {

@@ -137,7 +137,7 @@ impl GpuAttention {
         let kv_heads = problem.shape.kv_heads() as u32;
         let mut lists = Vec::new();
         for loaded in self.forward.iter().chain(&self.backward).chain(&self.decode) {
-            let plan = TilePlan::new(&self.ir, loaded.tiles());
+            let plan = TilePlan::new(&self.ir, loaded.listed_tiles());
             let list = match loaded.pass {
                 Pass::Forward | Pass::BackwardDq => plan.list_key_tiles(&extents, kv_heads),
                 Pass::BackwardDkv | Pass::BackwardFused => plan.list_query_tiles(&extents, kv_heads),

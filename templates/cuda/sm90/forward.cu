@@ -14,6 +14,9 @@
 //     send "no more tiles"                          wait O, free V_(n-1); rescale O where a maximum grew; P = S_n
 //                                                 O += P V_last; write O and log-sum-exp
 //
+// A key tile is gathered from kPieces pieces of kPieceN keys, each with its own place, kind and box: with pieces of 64 the
+// blocks of a stride fill a tile that is 128 wide. The last tile's second piece may be absent: masked, its V rows zero.
+//
 // Only the producer evaluates the pattern's bounds: it sends each key tile's number and kind beside the data, so that the
 // consumers' hot loop holds no integer code of the pattern, except the predicate itself in tiles of the general kind.
 //
@@ -39,11 +42,11 @@
 // K needs no zeroing.
 //
 // Host contract
-//   threads   128 (1 + kConsumers);  kTileM = 64 kConsumers;  kTileN = 128, or 64 (patterns of lone blocks of 64);  kStages a power of two;  dynamic shared memory lg::kForwardSmemBytes
+//   threads   128 (1 + kConsumers);  kTileM = 64 kConsumers;  kTileN = 128;  kStages a power of two;  dynamic shared memory lg::kForwardSmemBytes
 //   grid      any number of blocks in x; the work is ceil(max_q / kTileM) H B tiles. min(tiles, multiprocessors) is the aim.
 //   arguments Params p, TensorMap q, TensorMap k, TensorMap v, int* next_tile
 //   maps      each [token, head, D], 16-bit, strides from Params; dims {D, heads, tokens}, box {64, 1, rows}, swizzle 128 B,
-//             no interleave, out of bounds zero: q rows = kTileM over (H, total_q); k, v rows = kTileN over (G, total_k)
+//             no interleave, out of bounds zero: q rows = kTileM over (H, total_q); k, v rows = kPieceN over (G, total_k)
 //   next_tile one int, zero before the launch: tiles are then handed out as blocks finish; or null: every gridDim.x-th tile
 #include "tile/sm90_scores.cuh"
 
@@ -51,9 +54,11 @@ namespace lg {
 
 static_assert(kTileM == 64 * kConsumers, "one consumer warpgroup for 64 query rows");
 static_assert(kThreads == kWarpgroup * (1 + kConsumers), "one producer warpgroup");
-static_assert(kTileN == 128 || kTileN == 64, "S is one product");
+static_assert(kTileN == 128, "two pieces, and S is one product");
 
 constexpr int kQueryStages = 2;
+constexpr int kPieceN = 64;
+constexpr int kPieces = kTileN / kPieceN;
 
 // Offsets from the aligned start of shared memory.
 constexpr int kQueryAt = 0;
@@ -63,9 +68,12 @@ constexpr int kOutputAt = kValueAt + kStages * tile_bytes(kTileN);
 constexpr int kBarriersAt = kOutputAt + tile_bytes(kTileM);
 constexpr int kMessagesAt = kBarriersAt + RingBarriers<kQueryStages>::kBytes + 2 * RingBarriers<kStages>::kBytes;
 
-// A message about a key tile: tile * 8 + last * 4 + kind.
+// A message about a piece of a key tile: number of the piece among the keys * 8 + last * 4 + kind. `last` counts in the first
+// piece, for the whole tile.
 constexpr int kLast = 4;
 constexpr int kTileShift = 3;
+
+LG_DEVICE int first_key(int message) { return (message >> kTileShift) * kPieceN; }
 
 // What the producer tells the consumers about a query tile.
 struct TileMessage {
@@ -80,14 +88,14 @@ struct TileMessage {
 };
 constexpr int kTileMessages = 2 * kQueryStages;
 
-constexpr int kForwardSmemBytes = 1024 + kMessagesAt + kTileMessages * 32 + 8 * kStages;
+constexpr int kForwardSmemBytes = 1024 + kMessagesAt + kTileMessages * 32 + 8 * kPieces * kStages;
 static_assert(kForwardSmemBytes <= 232448, "one block's shared memory");
 
 struct Shared {
     u32 start;
     TileMessage* tiles;              // [kTileMessages] in turn: read until O is written, that is after Q was released
-    int* keys;                       // [kStages] beside K: the message
-    int* real_keys;                  // [kStages] beside V: keys from the tile's first to the end of the sequence
+    int* keys;                       // [kStages][kPieces] beside K: the messages
+    int* real_keys;                  // [kStages][kPieces] beside V: keys from the piece's first to the end of the sequence
     RingBarriers<kQueryStages> q;
     RingBarriers<kStages> k, v;
 
@@ -96,7 +104,7 @@ struct Shared {
         start = shared_address(aligned);
         tiles = reinterpret_cast<TileMessage*>(aligned + kMessagesAt);
         keys = reinterpret_cast<int*>(tiles + kTileMessages);
-        real_keys = keys + kStages;
+        real_keys = keys + kPieces * kStages;
         q.base = start + kBarriersAt;
         k.base = q.base + RingBarriers<kQueryStages>::kBytes;
         v.base = k.base + RingBarriers<kStages>::kBytes;
@@ -148,40 +156,62 @@ struct Producer {
         q_at.advance();
     }
 
-    LG_DEVICE void send_keys(int message, int g, int key_len) {
-        const int first = (message >> kTileShift) * kTileN, token = k_begin + first;
+    LG_DEVICE void send_keys(const int (&messages)[kPieces], int last, int g, int key_len) {
+        const u32 k_full = shared.k.full(at.stage()), v_full = shared.v.full(at.stage());
+        int bytes = 0;
         shared.k.wait_empty(at);
-        shared.keys[at.stage()] = message;
-        barrier_arrive_expecting(shared.k.full(at.stage()), tile_bytes(kTileN));
-        tma_load_tile<kTileN>(shared.key_stage(at.stage()), k_map, shared.k.full(at.stage()), g, token);
+        for (int piece = 0; piece < kPieces; ++piece) {
+            shared.keys[at.stage() * kPieces + piece] = messages[piece] + (piece == 0 ? last : 0);
+            if (messages[piece] != kAbsent) bytes += tile_bytes(kPieceN);
+        }
+        barrier_arrive_expecting(k_full, bytes);
+        load_pieces(messages, shared.key_stage(at.stage()), k_map, k_full, g);
         shared.v.wait_empty(at);
-        shared.real_keys[at.stage()] = key_len - first;
-        barrier_arrive_expecting(shared.v.full(at.stage()), tile_bytes(kTileN));
-        tma_load_tile<kTileN>(shared.value_stage(at.stage()), v_map, shared.v.full(at.stage()), g, token);
+        for (int piece = 0; piece < kPieces; ++piece) {
+            const bool absent = messages[piece] == kAbsent;
+            shared.real_keys[at.stage() * kPieces + piece] = absent ? 0 : key_len - first_key(messages[piece]);
+        }
+        barrier_arrive_expecting(v_full, bytes);
+        load_pieces(messages, shared.value_stage(at.stage()), v_map, v_full, g);
         at.advance();
     }
 
-    // The message about the next key tile of the walk, not yet known to be the last; or -1.
-    LG_DEVICE static int next_message(KeyTileWalk& walk) {
-        int n, kind;
-        return walk.next(n, kind) ? (n << kTileShift) + kind : -1;
+    LG_DEVICE void load_pieces(const int (&messages)[kPieces], u32 tile, const TensorMap& map, u32 full, int g) const {
+        for (int piece = 0; piece < kPieces; ++piece) {
+            if (messages[piece] == kAbsent) continue;
+            tma_load_tile<kTileN>(tile + piece * panel_bytes(kPieceN), map, full, g, k_begin + first_key(messages[piece]));
+        }
+    }
+
+    // The messages about the next key tile of the walk, not yet known to be the last. False when there is none. Rolled, and
+    // the pieces moved through the array, because the walk is long code and the producer has few registers.
+    LG_DEVICE static bool next_tile(KeyWalk<kPieceN>& walk, int (&messages)[kPieces]) {
+#pragma unroll 1
+        for (int piece = 0; piece < kPieces; ++piece) {
+            int n, kind;
+            const bool found = walk.next(n, kind);
+            messages[0] = messages[kPieces - 1];
+            messages[kPieces - 1] = found ? (n << kTileShift) + kind : kAbsent;
+        }
+        return messages[0] != kAbsent;
     }
 
     // One key tile late, so that the last one can be told apart.
     LG_DEVICE void send_tile(TileMessage& tile, int sequence, int q_tile) {
-        KeyTileWalk walk(p, sequence, tile.g, q_tile, tile.index, tile.index + tile.rows, tile.key_len);
-        constexpr int kNotStarted = -2;
-        int message = kNotStarted;
+        KeyWalk<kPieceN> walk(p, sequence, tile.g, q_tile, tile.index, tile.index + tile.rows, tile.key_len);
+        int messages[kPieces], ahead[kPieces] = {};
+        bool started = false, more;
         do {
-            const int ahead = next_message(walk);
-            if (message != kNotStarted) {
-                send_keys(message + (ahead < 0 ? kLast : 0), walk.g, walk.key_len);
+            more = next_tile(walk, ahead);
+            if (started) {
+                send_keys(messages, more ? 0 : kLast, walk.g, walk.key_len);
             } else {
-                tile.any_keys = ahead >= 0;
+                tile.any_keys = more;
                 send_queries(tile);
             }
-            message = ahead;
-        } while (message >= 0);
+            started = true;
+            for (int piece = 0; piece < kPieces; ++piece) messages[piece] = ahead[piece];
+        } while (more);
     }
 
     LG_DEVICE void send_end_of_tiles() {
@@ -226,46 +256,57 @@ struct Consumer {
     LG_DEVICE void pass_turn() const { named_barrier_arrive(1 + (index + 1) % kConsumers, 2 * kWarpgroup); }
     LG_DEVICE void sync_warpgroup() const { named_barrier_sync(8 + index, kWarpgroup); }
 
-    // Next key tile: its message. The K stage stays ours until released.
-    LG_DEVICE int receive_keys() const {
+    // Next key tile: its messages. The K stage stays ours until released.
+    LG_DEVICE void receive_keys(int (&messages)[kPieces]) const {
         shared.k.wait_full(at);
-        return shared.keys[at.stage()];
+#pragma unroll
+        for (int piece = 0; piece < kPieces; ++piece) messages[piece] = shared.keys[at.stage() * kPieces + piece];
     }
 
     LG_DEVICE QueryOperand queries() const { return QueryOperand(shared.query_stage(q_at.stage()) + index * 64 * kPanelRowBytes); }
 
-    LG_DEVICE void issue_scores(float (&s)[kTileN / 2]) const {
+    LG_DEVICE void issue_scores(float (&s)[64]) const {
         issue_product<kTileN, kHeadDim>(s, queries(), KeyOperand(shared.key_stage(at.stage())), kOverwrite);
     }
     LG_DEVICE void issue_output(float (&o)[kHeadDim / 2], const u32 (&weights)[kTileN / 4]) const {
         issue_product<kHeadDim, kTileN>(o, weights, ValueOperand(shared.value_stage(at.previous().stage())), kAdd);
     }
 
-    LG_DEVICE void softmax(float (&s)[kTileN / 2], int message, const TileMessage& tile, SoftmaxRows& rows, float (&factor)[2]) const {
-        const int kind = message & 3;
+    LG_DEVICE void softmax(float (&s)[64], const int (&messages)[kPieces], const TileMessage& tile, SoftmaxRows& rows,
+                           float (&factor)[2]) const {
         if constexpr (kSoftcap) cap_scores(s, p.scale / p.softcap);
-        if (kind != kFull) {
-            const int j0 = (message >> kTileShift) * kTileN;
-            mask_scores(s, kind, tile.g, tile.index + row(), j0 + column(), j0, tile.key_len);
-        }
+        mask_piece<0>(s, messages[0], tile);
+        mask_piece<1>(s, messages[1], tile);
         rows.update(s, factor, unit);
     }
 
-    // Waits for the V stage. At the end of the sequence its rows behind the last key become zeros.
+    template <int kPiece>
+    LG_DEVICE void mask_piece(float (&s)[64], int message, const TileMessage& tile) const {
+        constexpr int kElements = kPieceN / 2;
+        const int kind = message & 3, j0 = first_key(message);
+        if (kind == kFull) return;
+        mask_scores<kPiece * kElements>(s, kind, tile.g, tile.index + row(), j0 + column(), j0, tile.key_len);
+    }
+
+    // Waits for the V stage. At the end of the sequence, and where a piece is absent, its rows without a key become zeros.
     LG_DEVICE void receive_values() const {
         const Ring<kStages> v_at = at.previous();
         shared.v.wait_full(v_at);
-        const int keys = shared.real_keys[v_at.stage()];
-        if (keys < kTileN) {
-            zero_rows<kTileN>(shared.value_stage(v_at.stage()), keys, thread);
-            sync_warpgroup();
+#pragma unroll
+        for (int piece = 0; piece < kPieces; ++piece) {
+            const int keys = shared.real_keys[v_at.stage() * kPieces + piece];
+            if (keys < kPieceN) {
+                const int first = piece * kPieceN;
+                zero_rows<kTileN>(shared.value_stage(v_at.stage()), first + keys, thread, first + kPieceN);
+                sync_warpgroup();
+            }
         }
     }
 
     // S of the received key tile is done with K, and with Q if it was the last.
-    LG_DEVICE void release_scores_operands(int message) const {
+    LG_DEVICE void release_scores_operands(int first_message) const {
         shared.k.release(at);
-        if (message & kLast) shared.q.release(q_at);
+        if (first_message & kLast) shared.q.release(q_at);
     }
 
     // All key tiles of the query tile.
@@ -275,21 +316,22 @@ struct Consumer {
             shared.q.release(q_at);
             return;
         }
-        float s[kTileN / 2];
+        float s[64];
         u32 weights[kTileN / 4];
         float factor[2];
-        int message = receive_keys();
+        int messages[kPieces];
+        receive_keys(messages);
         issue_scores(s);
         wgmma_wait<0>();
         pin(s);
-        release_scores_operands(message);
+        release_scores_operands(messages[0]);
         at.advance();
-        softmax(s, message, tile, rows, factor);
+        softmax(s, messages, tile, rows, factor);
         pack_fragment(weights, s);
         clear(o);
 
-        while (!(message & kLast)) {
-            message = receive_keys();
+        while (!(messages[0] & kLast)) {
+            receive_keys(messages);
             wait_turn();
             issue_scores(s);
             receive_values();
@@ -297,8 +339,8 @@ struct Consumer {
             pass_turn();
             wgmma_wait<1>();
             pin(s);
-            release_scores_operands(message);
-            softmax(s, message, tile, rows, factor);
+            release_scores_operands(messages[0]);
+            softmax(s, messages, tile, rows, factor);
             wgmma_wait<0>();
             pin(o);
             pin(weights);

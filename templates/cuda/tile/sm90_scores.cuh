@@ -19,14 +19,9 @@ LG_DEVICE void cap_scores(float (&s)[kCount], float scale_over_cap) {
     for (int e = 0; e < kCount; ++e) s[e] = tanh_accurate(s[e] * scale_over_cap);
 }
 
-// Which elements of a fragment count in a general tile, one bit each, in the order of the accumulator. A rolled loop: the
-// predicate may be long, and unrolled its comparisons would be hoisted into more registers than there are. The two ends of a
-// pair of keys and of a pair of rows are the four bits of a step.
-struct ElementBits {
-    u32 low, high;                   // elements 0 .. 31, and 32 .. 63
-
-    LG_DEVICE bool operator[](int e) const { return ((e < 32 ? low : high) >> (e % 32)) & 1u; }
-};
+// Which elements of a fragment count in a general tile: one bit each, 32 at a time, in the order of the accumulator. A rolled
+// loop: the predicate may be long, and unrolled its comparisons would be hoisted into more registers than there are. The two
+// ends of a pair of keys and of a pair of rows are the four bits of a step.
 
 // 32 elements of an accumulator of scores: rows are query indices i and i + 8, keys start at j.
 LG_DEVICE u32 visible_bits(int g, int i, int j, int key_len) {
@@ -54,6 +49,9 @@ LG_DEVICE u32 visible_bits_transposed(int g, int i, int j, int key_len) {
     return word;
 }
 
+// In place of a kind: nothing of these keys was loaded.
+constexpr int kAbsent = 3;
+
 // The keys that query i sees among [j0, j1), when they are one run: then [begin, end). False when they are more.
 LG_DEVICE bool sees_one_run(int g, int i, int j0, int j1, int& begin, int& end) {
     const Span run = next_keys(g, i, i + 1, j0);
@@ -62,39 +60,40 @@ LG_DEVICE bool sees_one_run(int g, int i, int j0, int j1, int& begin, int& end) 
     return end == j1 || next_keys(g, i, i + 1, end).begin >= j1;
 }
 
-// Sets every score that does not count to -inf. Rows are query indices i and i + 8, `j` is the key of the thread's first
-// column, the tile starts at key j0. One comparison an element at the causal edge. In a general tile two, if each row of the
-// warp sees one run of keys, as at the far edge of a window; else, and for listed patterns, the pattern's own predicate.
-template <int kCount>
-LG_DEVICE void mask_scores(float (&s)[kCount], int kind, int g, int i, int j, int j0, int key_len) {
-    if (kind == kEdge) {
-        const int last[2] = {min_int(i, key_len - 1) - j, min_int(i + 8, key_len - 1) - j};
+// Sets every score of elements [kFirst, kFirst + 32) that does not count to -inf. Rows are query indices i and i + 8; the
+// elements belong to the 64 keys from j0 on, the thread's first column to key j. One comparison an element at the causal
+// edge. In a general tile two, if each row of the warp sees one run of keys, as at the far edge of a window; else, and for
+// listed patterns, the pattern's own predicate.
+template <int kFirst, int kAll>
+LG_DEVICE void mask_scores(float (&s)[kAll], int kind, int g, int i, int j, int j0, int key_len) {
+    constexpr int kCount = 32;
+    if (kind != kGeneral) {
+        const int end = kind == kAbsent ? j : key_len;
+        const int last[2] = {min_int(i, end - 1) - j, min_int(i + 8, end - 1) - j};
 #pragma unroll
         for (int e = 0; e < kCount; ++e) {
-            if (element_column(e) > last[element_row(e)]) s[e] = -kInf;
+            if (element_column(e) > last[element_row(e)]) s[kFirst + e] = -kInf;
         }
         return;
     }
     if constexpr (!kListed) {
         int begin[2], end[2];
-        const int j1 = min_int(j0 + kTileN, key_len);
+        const int j1 = min_int(j0 + 2 * kCount, key_len);
         const bool upper = sees_one_run(g, i, j0, j1, begin[0], end[0]);
         const bool lower = sees_one_run(g, i + 8, j0, j1, begin[1], end[1]);
         if (__all_sync(kAllLanes, upper && lower)) {
 #pragma unroll
             for (int e = 0; e < kCount; ++e) {
                 const int row = element_row(e);
-                if (element_column(e) < begin[row] - j || element_column(e) >= end[row] - j) s[e] = -kInf;
+                if (element_column(e) < begin[row] - j || element_column(e) >= end[row] - j) s[kFirst + e] = -kInf;
             }
             return;
         }
     }
-    static_assert(kCount == 32 || kCount == 64, "one or two words of bits");
-    const ElementBits keep_bits{visible_bits(g, i, j, key_len),
-                                kCount == 64 ? visible_bits(g, i, j + element_column(32), key_len) : 0u};
+    const u32 keep_bits = visible_bits(g, i, j, key_len);
 #pragma unroll
     for (int e = 0; e < kCount; ++e) {
-        if (!keep_bits[e]) s[e] = -kInf;
+        if (!(keep_bits >> e & 1u)) s[kFirst + e] = -kInf;
     }
 }
 

@@ -39,7 +39,7 @@ LG_DEVICE void tma_load_box(u32 target, const TensorMap& map, u32 barrier, int c
         : "memory");
 }
 
-// A whole tile of kRows tokens: one box per panel.
+// Some rows of a tile of kRows tokens, as many as the map's box has, starting at `target`: one box per panel.
 template <int kRows>
 LG_DEVICE void tma_load_tile(u32 target, const TensorMap& map, u32 barrier, int head, int token) {
     for (int panel = 0; panel < kPanels; ++panel) {
@@ -57,14 +57,14 @@ LG_DEVICE void store_shared(u32 address, float a, float b, float c, float d) {
     asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
 }
 
-// Writes zeros to rows [first, kRows) of a tile, by one warpgroup, and makes them visible to the tensor cores' reads of this
+// Writes zeros to rows [first, end) of a tile, by one warpgroup, and makes them visible to the tensor cores' reads of this
 // warpgroup. Whatever lies behind the end of a sequence (another sequence, padding, NaN) must not meet a zero weight.
 // Several warpgroups may do it to the same tile: they write the same zeros.
 template <int kRows>
-LG_DEVICE void zero_rows(u32 tile, int first, int thread) {
+LG_DEVICE void zero_rows(u32 tile, int first, int thread, int end = kRows) {
     constexpr int kChunksPerRow = kPanelRowBytes / 16;
     for (int panel = 0; panel < kPanels; ++panel) {
-        for (int chunk = first * kChunksPerRow + thread; chunk < kRows * kChunksPerRow; chunk += kWarpgroup) {
+        for (int chunk = first * kChunksPerRow + thread; chunk < end * kChunksPerRow; chunk += kWarpgroup) {
             store_shared(tile + panel * panel_bytes(kRows) + chunk * 16, 0.0f, 0.0f, 0.0f, 0.0f);
         }
     }
