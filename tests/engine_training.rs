@@ -99,7 +99,9 @@ fn losses_fall() {
     let mut setting = Setting::new();
     setting.settings.steps = 40;
     let directory = tempfile::tempdir().unwrap();
-    run(&mut setting.start(directory.path()).unwrap());
+    // One checkpoint, at the end: each waits for the disk.
+    let saving = Saving { every: 100, keep: 1 };
+    setting.start(directory.path()).unwrap().run(saving, &AtomicBool::new(false), |_| ()).unwrap();
     let log = read_log(&directory.path().join(LOG_FILE)).unwrap();
     let (first, last) = (log[0].loss, log[39].loss);
     assert!((5.0..6.5).contains(&first) && last < 0.6 * first, "{first} to {last}");
