@@ -4,6 +4,7 @@ use std::mem::offset_of;
 
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Value, types};
+use cranelift_frontend::Variable;
 
 use super::abi::{Item, ListedRun, TILE_ROWS};
 use super::emit::{Declared, Emit, Unit, callee, item_field};
@@ -125,16 +126,29 @@ impl Walk<'_> {
                                 e.set(fill_kind, zero);
                             });
                         },
-                        |e| self.tile_in_place(e, zero, begin, count, kind, zero),
+                        |e| {
+                            // A masked tile in place notes its rows where gathered ones are noted: those go first.
+                            let masked = e.b.ins().icmp_imm_s(IntCC::NotEqual, kind, FULL);
+                            e.if_then(masked, |e| self.flush(e, fill, fill_kind));
+                            self.tile_in_place(e, zero, begin, count, kind, zero);
+                        },
                     );
                 },
             );
         });
+        self.flush(e, fill, fill_kind);
+    }
+
+    /// Computes the tile of the rows gathered so far, if there are any.
+    fn flush(&self, e: &mut Emit<'_>, fill: Variable, fill_kind: Variable) {
         let filled = e.get(fill);
         let some = e.b.ins().icmp_imm_s(IntCC::SignedGreaterThan, filled, 0);
         e.if_then(some, |e| {
+            let zero = e.int(0);
             let kind = e.get(fill_kind);
             self.gathered_tile(e, filled, kind, zero);
+            e.set(fill, zero);
+            e.set(fill_kind, zero);
         });
     }
 
