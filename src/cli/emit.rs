@@ -26,6 +26,10 @@ Examples:
 
 /// Rows of a printed plan.
 const PLAN_ROWS: u32 = 64;
+/// Tiles on a side of a printed plan.
+const PLANNED_TILES: u32 = 1 << 14;
+/// The same for a listed mask, whose tiles are looked at one by one.
+const LISTED_TILES: u32 = 1 << 8;
 
 /// A stage of the compiler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -95,6 +99,10 @@ enum EmitError {
          emitted with"
     )]
     OtherKernel { name: String },
+    #[error(
+        "{tiles} tiles a side are too many to print; {most} are the most: give a shorter --length or a larger --tile"
+    )]
+    LongPlan { tiles: u32, most: u32 },
     #[error("--load-cuda goes with the stages cuda, ptx and sass")]
     LoadedStage,
     #[error("nvdisasm, which prints machine code, was not found; `lgc fetch-nvrtc` installs it beside NVRTC")]
@@ -125,7 +133,7 @@ fn text(args: &Args, subject: &Subject) -> Result<String, CliError> {
         Stage::Toml => Ok(subject.pattern.to_toml()),
         Stage::Ir => Ok(subject.ir.to_string()),
         Stage::Schedule => schedules(args, subject),
-        Stage::Plan => Ok(plan(args, subject)),
+        Stage::Plan => plan(args, subject),
         Stage::Clif => {
             let source = ClifSource::new(&subject.ir, args.shape.head_dim as usize);
             Ok(source.map_err(CliError::failure)?.to_string())
@@ -141,10 +149,16 @@ fn text(args: &Args, subject: &Subject) -> Result<String, CliError> {
     }
 }
 
-fn plan(args: &Args, subject: &Subject) -> String {
+fn plan(args: &Args, subject: &Subject) -> Result<String, CliError> {
     let shape = TileShape { queries: args.tile.0, keys: args.tile.1 };
+    let most = if subject.ir.is_closed_form() { PLANNED_TILES } else { LISTED_TILES };
+    let extent = Extent::square(args.length);
+    let tiles = extent.query_tiles(shape).max(extent.key_tiles(shape));
+    if tiles > most {
+        return Err(CliError::usage(EmitError::LongPlan { tiles, most }));
+    }
     let plan = TilePlan::new(&subject.ir, shape);
-    PlanText { plan: &plan, extent: Extent::square(args.length), g: args.head, rows: PLAN_ROWS }.to_string()
+    Ok(PlanText { plan: &plan, extent, g: args.head, rows: PLAN_ROWS }.to_string())
 }
 
 /// The schedule of one pass as a line that parses back, or of all passes with their names.

@@ -17,7 +17,7 @@ enum ResolveError {
     /// Not a preset, not a file, not a text.
     #[error(
         "`{argument}` is no pattern: there is no preset of this name, no such file, and it does not read as a pattern \
-         text\n  presets: {}\n  text: for example 'sink=4, window=4096, stride=8'", PRESETS.join(", ")
+         text like 'sink=4, window=4096, stride=8'"
     )]
     Nothing {
         argument: String,
@@ -49,9 +49,10 @@ pub fn resolve(argument: &str) -> Result<Pattern, CliError> {
     argument.parse().map_err(|error: PatternError| {
         let is_word = argument.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c));
         match Pattern::preset(argument) {
-            Err(source) if is_word && !argument.is_empty() => {
-                CliError::usage(ResolveError::Nothing { argument: argument.to_string(), source })
-            }
+            Err(source) if is_word && !argument.is_empty() => CliError::usage(ResolveError::Nothing {
+                argument: argument.chars().take(60).collect(),
+                source,
+            }),
             _ => CliError::usage(error),
         }
     })

@@ -144,9 +144,10 @@ impl Frame {
             }
             scene.rects.append(&mut open);
             open = runs;
+            // The ground has this colour already.
+            open.retain(|rect| rect.fill != FUTURE);
         }
         scene.rects.append(&mut open);
-        scene.rects.retain(|rect| rect.fill != FUTURE || rect.width == self.side);
     }
 
     /// The borders of tiles, where there is room for them.

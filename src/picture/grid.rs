@@ -1,5 +1,6 @@
 //! A mask cut into a bounded number of square cells.
 
+use longgen_codegen::ir::programs::ClosedForm;
 use longgen_codegen::ir::{MaskIr, Programs};
 use longgen_codegen::plan::{Extent, TileKind, TilePlan, TileShape};
 use longgen_codegen::scalar::Interval;
@@ -45,7 +46,10 @@ const LISTED_TOKENS: u32 = 4096;
 /// Query rows of a cell row that are looked at.
 const SAMPLED_ROWS: u32 = 16;
 
-/// Pairs of a cell of a listed mask that are looked at.
+/// Runs of keys that are walked in one row; rows with more are looked at pair by pair.
+const WALKED_RUNS: u32 = 2048;
+
+/// Pairs of a cell that are looked at, where runs are not.
 const SAMPLED_POINTS: u32 = 48;
 
 impl MaskGrid {
@@ -171,10 +175,8 @@ impl MaskGrid {
 
     fn measure(&mut self, programs: &Programs, g: u32) {
         for query in 0..self.side {
-            let shares = match &programs.closed {
-                Some(_) => self.shares_by_run(programs, g, query),
-                None => self.shares_by_point(programs, g, query),
-            };
+            let by_run = programs.closed.as_ref().and_then(|closed| self.shares_by_run(closed, g, query));
+            let shares = by_run.unwrap_or_else(|| self.shares_by_point(programs, g, query));
             for (cell, share) in self.row_mut(query).iter_mut().zip(shares) {
                 cell.share = share;
             }
@@ -191,29 +193,31 @@ impl MaskGrid {
         })
     }
 
-    fn shares_by_run(&self, programs: &Programs, g: u32, query: u32) -> Vec<f32> {
+    /// `None` when a row has too many runs to walk.
+    fn shares_by_run(&self, closed: &ClosedForm, g: u32, query: u32) -> Option<Vec<f32>> {
         let mut seen = vec![0u64; self.side as usize];
-        let Some(closed) = &programs.closed else { return Vec::new() };
         let rows = self.sampled(query, SAMPLED_ROWS);
         for i in rows.clone() {
-            let mut from = 0;
+            let (mut from, mut runs) = (0, 0);
             loop {
                 let run = closed.next_keys(g.into(), i, i + 1, from);
                 if run.begin > i {
                     break;
+                }
+                runs += 1;
+                if runs > WALKED_RUNS {
+                    return None;
                 }
                 self.add_run(&mut seen, run.begin as u32, run.end.min(i + 1) as u32);
                 from = run.end;
             }
         }
         let rows = rows.count() as u64;
-        (0..self.side)
-            .zip(seen)
-            .map(|(key, seen)| {
-                let (first, end) = self.span(key);
-                seen as f32 / (rows * u64::from(end - first)) as f32
-            })
-            .collect()
+        let share = |(key, seen): (u32, u64)| {
+            let (first, end) = self.span(key);
+            seen as f32 / (rows * u64::from(end - first)) as f32
+        };
+        Some((0..self.side).zip(seen).map(share).collect())
     }
 
     fn add_run(&self, seen: &mut [u64], begin: u32, end: u32) {

@@ -4,15 +4,15 @@ use thiserror::Error;
 
 use super::periodic::{Periodicity, sum};
 use super::row::visible_runs;
-use crate::ir::{MaskIr, Programs};
+use crate::ir::{MaskIr, Programs, Term};
 use crate::plan::{Extent, TilePlan};
 use crate::scalar::Interval;
 
 /// Why a cost could not be counted.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CostError {
-    /// A predicate so irregular that its pairs would have to be counted one by one.
-    #[error("the predicate is too irregular to count exactly at {tokens} tokens; try a shorter length")]
+    /// A mask so irregular that its pairs would have to be counted one by one or row by row.
+    #[error("the mask is too irregular to count exactly at {tokens} tokens; try a shorter length")]
     TooIrregular {
         /// The length asked for.
         tokens: u32,
@@ -45,21 +45,7 @@ impl Cost {
         head_dim: u32,
     ) -> Result<Cost, CostError> {
         let group = u128::from(heads / kv_heads.max(1));
-        let mut visible = 0u128;
-        // Heads repeat: with residues the mask of head g depends on g only modulo the stride.
-        let mut known: Vec<(Vec<crate::ir::Term>, u128)> = Vec::new();
-        for g in 0..kv_heads {
-            let shape = head_shape(ir, g);
-            let pairs = match known.iter().find(|(seen, _)| *seen == shape) {
-                Some((_, pairs)) => *pairs,
-                None => {
-                    let pairs = visible_pairs(ir, g, tokens)?;
-                    known.push((shape, pairs));
-                    pairs
-                }
-            };
-            visible += pairs * group;
-        }
+        let visible = sum_over_heads(ir, kv_heads, |g| visible_pairs(ir, g, tokens))? * group;
         let dense = u128::from(tokens) * u128::from(tokens + 1) / 2 * u128::from(heads);
         let flops = |per_pair: u128| visible * per_pair * u128::from(head_dim);
         Ok(Cost {
@@ -71,16 +57,45 @@ impl Cost {
     }
 }
 
+/// For each KV head the first head with the same mask. With residues the mask of head `g` depends on `g` only modulo
+/// the stride, so that few masks need to be looked at.
+pub fn head_twins(ir: &MaskIr, kv_heads: u32) -> Vec<u32> {
+    let mut shapes: Vec<(Vec<Term>, u32)> = Vec::new();
+    let mut twin = |g: u32| {
+        let shape = head_shape(ir, g);
+        if let Some((_, first)) = shapes.iter().find(|(seen, _)| *seen == shape) {
+            return *first;
+        }
+        shapes.push((shape, g));
+        g
+    };
+    (0..kv_heads).map(&mut twin).collect()
+}
+
+/// The sum over all KV heads of something that heads with the same mask have in common.
+///
+/// # Errors
+/// The first error of `of_head`.
+pub fn sum_over_heads<E>(
+    ir: &MaskIr,
+    kv_heads: u32,
+    of_head: impl Fn(u32) -> Result<u128, E>,
+) -> Result<u128, E> {
+    let twins = head_twins(ir, kv_heads);
+    let first = (0..kv_heads).filter(|&g| twins[g as usize] == g);
+    first.map(|g| Ok(of_head(g)? * twins.iter().filter(|&&twin| twin == g).count() as u128)).sum()
+}
+
 /// The terms of a head with the head index folded into their residues: equal for heads with equal masks.
-fn head_shape(ir: &MaskIr, g: u32) -> Vec<crate::ir::Term> {
+fn head_shape(ir: &MaskIr, g: u32) -> Vec<Term> {
     let mut terms = ir.terms(g).to_vec();
     for term in &mut terms {
         for residue in &mut term.residues {
             residue.offset = residue.phase(g.into(), 0);
             residue.step = 0;
         }
-        if !term.conditions.is_empty() {
-            // A predicate may read the head; keep such heads apart.
+        // Heads stay apart under a predicate that names the head.
+        if term.conditions.iter().any(|condition| condition.predicate.source().contains("head")) {
             term.lower.push(crate::ir::Bound::Const(-i64::from(g) - 1));
         }
     }
@@ -98,12 +113,22 @@ pub fn visible_pairs(ir: &MaskIr, g: u32, tokens: u32) -> Result<u128, CostError
         return count(&Programs::new(ir), g.into(), side, side, &mut budget)
             .ok_or(CostError::TooIrregular { tokens });
     }
+    let repeats = Periodicity::of(ir);
+    let rows = repeats.evaluations(tokens.into());
+    let residues = ir.terms(g).iter().flat_map(|term| &term.residues);
+    let blocks = residues.map(|residue| rows / residue.period().unsigned_abs().max(1)).max().unwrap_or(0);
+    if rows > COUNTED_ROWS || rows.saturating_mul(blocks) > 64 * COUNTED_ROWS {
+        return Err(CostError::TooIrregular { tokens });
+    }
     let row = |i: u64| visible_runs(ir, g, i, i + 1).iter().map(|(begin, end)| end - begin).sum();
-    Ok(sum(tokens.into(), Periodicity::of(ir), row))
+    Ok(sum(tokens.into(), repeats, row))
 }
 
+/// Rows looked at before a mask counts as too irregular: some seconds of work.
+const COUNTED_ROWS: u64 = 1 << 23;
+
 /// Boxes looked at before a predicate counts as too irregular: some seconds of work.
-const COUNTED_BOXES: u64 = 1 << 26;
+const COUNTED_BOXES: u64 = 1 << 24;
 
 /// Counts by bisection, as [`crate::plan::Cover`] decides; `None` when the budget runs out.
 fn count(p: &Programs, g: i64, (i0, i1): (i64, i64), (j0, j1): (i64, i64), budget: &mut u64) -> Option<u128> {

@@ -12,7 +12,7 @@ pub mod model;
 pub mod periodic;
 mod row;
 
-pub use cost::{Cost, CostError, tile_pairs, visible_pairs};
+pub use cost::{Cost, CostError, head_twins, sum_over_heads, tile_pairs, visible_pairs};
 pub use coverage::{StrideCoverage, stride_coverage};
 pub use layout::{KvLayout, StrideRegion};
 pub use liveness::{Liveness, empty_rows};

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::{Cost, CostError, Liveness};
+use super::{Cost, CostError, Liveness, sum_over_heads};
 use crate::ir::MaskIr;
 
 /// The shape of a Llama-like model.
@@ -144,9 +144,9 @@ impl ModelCost {
                 Some(at) => at,
                 None => {
                     let cost = Cost::new(mask, tokens, model.heads, model.kv_heads, model.head_dim)?;
-                    let keys: u64 =
-                        (0..model.kv_heads).map(|g| Liveness::new(mask, g).kept_keys(tokens)).sum();
-                    known.push((mask, cost, u128::from(keys) * model.kv_bytes_per_key()));
+                    let kept = |g| Ok::<_, CostError>(u128::from(Liveness::new(mask, g).kept_keys(tokens)));
+                    let keys = sum_over_heads(mask, model.kv_heads, kept)?;
+                    known.push((mask, cost, keys * model.kv_bytes_per_key()));
                     known.len() - 1
                 }
             };

@@ -34,6 +34,13 @@ impl Periodicity {
     }
 }
 
+impl Periodicity {
+    /// How many values [`sum`] looks at to add up `count`.
+    pub fn evaluations(self, count: u64) -> u64 {
+        count.min(self.start.saturating_add(self.period.saturating_mul(2)))
+    }
+}
+
 fn lcm(a: u64, b: u64) -> u64 {
     let (mut x, mut y) = (a, b);
     while y != 0 {

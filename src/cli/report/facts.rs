@@ -1,7 +1,12 @@
 //! The facts of a report, in the form of its JSON.
 
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+
 use longgen_codegen::analysis::model::{ModelCost, ModelShape};
-use longgen_codegen::analysis::{Cost, Liveness, advice, empty_rows, stride_coverage, tile_pairs};
+use longgen_codegen::analysis::{
+    Cost, Liveness, advice, empty_rows, head_twins, stride_coverage, sum_over_heads, tile_pairs,
+};
 use longgen_codegen::ir::{MaskIr, Term};
 use longgen_codegen::pattern::{IndexSet, Pattern};
 use longgen_codegen::plan::{TilePlan, TileShape};
@@ -321,8 +326,11 @@ fn one_kind(
 ) -> Result<Layers, CliError> {
     let cost =
         Cost::new(mask, tokens, model.heads, model.kv_heads, model.head_dim).map_err(CliError::failure)?;
-    let heads = 0..model.kv_heads;
-    let kept_keys: Vec<u64> = heads.clone().map(|g| Liveness::new(mask, g).kept_keys(tokens)).collect();
+    // Heads with equal masks are looked at once.
+    let twin = head_twins(mask, model.kv_heads);
+    let heads = || (0..).zip(&twin).filter(|(g, twin)| g == *twin).map(|(g, _)| g);
+    let kept: BTreeMap<u32, u64> = heads().map(|g| (g, Liveness::new(mask, g).kept_keys(tokens))).collect();
+    let kept_keys: Vec<u64> = twin.iter().map(|twin| kept[twin]).collect();
     let key_bytes = 2 * u128::from(model.head_dim) * u128::from(model.element_bytes);
     let coverage = stride_coverage(mask, model.kv_heads);
     Ok(Layers {
@@ -333,8 +341,8 @@ fn one_kind(
         tile_pairs: computed_pairs(model, mask, tokens, tile),
         kv_bytes: kept_keys.iter().map(|&keys| u128::from(keys)).sum::<u128>() * key_bytes,
         kept_keys,
-        monotone: heads.clone().all(|g| Liveness::new(mask, g).monotone()),
-        empty_rows: any(heads.map(|g| empty_rows(mask, g, tokens))),
+        monotone: heads().all(|g| Liveness::new(mask, g).monotone()),
+        empty_rows: any(heads().map(|g| empty_rows(mask, g, tokens))),
         closed_form: mask.is_closed_form(),
         coverage: coverage
             .iter()
@@ -354,7 +362,8 @@ fn computed_pairs(model: &ModelShape, mask: &MaskIr, tokens: u32, tile: TileShap
     }
     let plan = TilePlan::new(mask, tile);
     let group = u128::from(model.heads / model.kv_heads);
-    Some((0..model.kv_heads).map(|g| tile_pairs(mask, &plan, g, tokens) * group).sum())
+    let pairs = |g| Ok::<_, Infallible>(tile_pairs(mask, &plan, g, tokens) * group);
+    sum_over_heads(mask, model.kv_heads, pairs).ok()
 }
 
 /// Whether any is true; `None` where none is and some are not known.

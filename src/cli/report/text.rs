@@ -36,7 +36,8 @@ impl Report {
     /// One column for each different mask.
     fn by_kind(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.row(f, "one layer of each kind", |l| l.kind.clone())?;
-        self.row(f, "  layers", |l| IndexSet::of(l.layers.iter().copied()).to_string())?;
+        self.row(f, "  layers", |l| grouped(l.layers.len() as u128))?;
+        self.row(f, "  from 0", |l| layer_list(&l.layers))?;
         self.row(f, "  visible pairs", |l| grouped(l.visible_pairs))?;
         self.row(f, "  share of dense", |l| percent(l.density()))?;
         self.row(f, "  kept keys per head", kept_keys)?;
@@ -137,6 +138,19 @@ impl Report {
 
 fn line(f: &mut fmt::Formatter<'_>, label: &str, text: &str) -> fmt::Result {
     writeln!(f, "{label:LABEL$}{text}")
+}
+
+/// `10..=21`, `1, 3, ..., 31`, or the first few where there is no order in them.
+fn layer_list(layers: &[u32]) -> String {
+    let text = IndexSet::of(layers.iter().copied()).to_string();
+    match layers {
+        _ if text.len() <= 22 => text,
+        [first, second, .., last] if layers.windows(2).all(|pair| pair[1] - pair[0] == second - first) => {
+            format!("{first}, {second}, ..., {last}")
+        }
+        [first, second, third, ..] => format!("{first}, {second}, {third}, ..."),
+        _ => text,
+    }
 }
 
 /// One number where all heads agree, else the range.
