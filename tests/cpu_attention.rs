@@ -147,3 +147,12 @@ fn short_runs_and_long_ones_in_one_walk() {
         Isa::available().into_iter().for_each(|isa| check(&case, &pattern, isa));
     }
 }
+
+#[test]
+fn rows_that_many_tiles_walk_are_copied_and_agree() {
+    let shape = HeadShape::new(4, 2, 16).unwrap();
+    for dtype in [DType::F32, DType::Bf16] {
+        let problem = AttentionProblem::new(shape, Sequences::packed(vec![0, 900, 900, 2000]).unwrap());
+        check(&Case::new(problem, dtype, 17), &pattern(Mask::full()), Isa::available()[0]);
+    }
+}

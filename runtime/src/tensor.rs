@@ -140,6 +140,12 @@ impl<'a> TensorView<'a> {
         Ok(TensorView { elements, shape, token_stride, head_stride })
     }
 
+    /// A view of a contiguous (heads, tokens, D) buffer that holds exactly this shape.
+    pub(crate) fn heads_first(elements: Elements<'a>, shape: TensorShape) -> TensorView<'a> {
+        let (token_stride, head_stride) = (shape.head_dim, shape.tokens * shape.head_dim);
+        TensorView { elements, shape, token_stride, head_stride }
+    }
+
     /// Element type.
     pub fn dtype(&self) -> DType {
         self.elements.dtype()

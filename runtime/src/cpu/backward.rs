@@ -7,6 +7,7 @@ use longgen_codegen::cpu::abi::{LANES, STRIP};
 
 use super::call::Kernel;
 use super::forward::load_queries;
+use super::pack::{self, Operands};
 use super::rows::{Source, read_row, store_lane, write_lane};
 use super::scratch::{ItemRange, Scratch};
 use super::shared::{CellWriter, RowWriter};
@@ -54,18 +55,32 @@ impl Backward<'_> {
         let mut delta = vec![0.0; self.lse2.len()];
         let tiles = work::query_tiles(self.problem.shape, &self.problem.sequences);
         let writer = CellWriter::new(&mut delta);
-        self.attention.for_each(&tiles, |scratch, tile| self.query_tile(scratch, tile, &writer));
+        let (shape, attention) = (self.problem.shape, self.attention);
+        let operands = Operands { a: self.inputs.k, b: self.inputs.v };
+        let uses = work::uses_per_row(attention.programs(), &tiles, &self.problem.sequences);
+        pack::for_each(attention, shape, (operands, uses), &tiles, |scratch, tile, source| {
+            self.query_tile(scratch, tile, source, &writer);
+        });
         let tiles = work::key_tiles(self.problem.shape, &self.problem.sequences);
-        self.attention.for_each(&tiles, |scratch, tile| self.key_tile(scratch, tile, &delta));
+        let operands = Operands { a: self.inputs.q, b: self.d_o };
+        pack::for_each(attention, shape, (operands, uses), &tiles, |scratch, tile, source| {
+            self.key_tile(scratch, tile, source, &delta);
+        });
         delta
     }
 
     /// Row sums and dQ of one tile.
-    fn query_tile(&self, scratch: &mut Scratch, tile: &QueryTile, delta: &CellWriter<'_>) {
+    fn query_tile(
+        &self,
+        scratch: &mut Scratch,
+        tile: &QueryTile,
+        source: &Source<'_>,
+        delta: &CellWriter<'_>,
+    ) {
         self.load_query_gradients(scratch, tile, delta);
         scratch.out_a.as_mut().fill(0.0);
         if tile.indices().1 > 0 && tile.keys.0 < tile.keys.1 {
-            self.attend_queries(scratch, tile);
+            self.attend_queries(scratch, tile, source);
         }
         for lane in 0..tile.lanes() {
             let out = scratch.out_a.as_slice();
@@ -75,15 +90,13 @@ impl Backward<'_> {
         }
     }
 
-    fn attend_queries(&self, scratch: &mut Scratch, tile: &QueryTile) {
+    fn attend_queries(&self, scratch: &mut Scratch, tile: &QueryTile, source: &Source<'_>) {
         let scores = self.attention.score_scale(self.problem);
         load_queries(scratch, tile, &self.inputs.q, scores.factor);
         let lanes = tile.indices();
         if let Some(programs) = self.attention.listed() {
             work::list_keys(programs, tile.g, lanes, tile.keys, &mut scratch.list);
         }
-        let source =
-            Source { a: self.inputs.k, b: self.inputs.v, token: tile.sequence.k_start, head: tile.g };
         let range = ItemRange {
             g: tile.g,
             lanes,
@@ -93,7 +106,7 @@ impl Backward<'_> {
             heads: 1,
             softcap2: scores.softcap2,
         };
-        let mut item = scratch.item(self.attention.micro(), range, &source);
+        let mut item = scratch.item(self.attention.micro(), range, source);
         // SAFETY: the item points into this thread's scratch memory and into K and V, whose shapes were checked to hold
         // the sequence's keys.
         unsafe { self.attention.kernels().run(Kernel::BackwardQuery, &mut item) }
@@ -133,12 +146,12 @@ impl Backward<'_> {
     }
 
     /// dK and dV of one tile.
-    fn key_tile(&self, scratch: &mut Scratch, tile: &KeyTile, delta: &[f32]) {
+    fn key_tile(&self, scratch: &mut Scratch, tile: &KeyTile, source: &Source<'_>, delta: &[f32]) {
         scratch.out_a.as_mut().fill(0.0);
         scratch.out_b.as_mut().fill(0.0);
-        let queries = self.queries_of(tile);
+        let queries = queries_of(tile);
         if queries.0 < queries.1 {
-            self.attend_keys(scratch, tile, queries, delta);
+            self.attend_keys(scratch, tile, source, delta);
         }
         for key in tile.keys.0..tile.keys.1 {
             let at = (tile.sequence.k_start + key, tile.g);
@@ -152,14 +165,8 @@ impl Backward<'_> {
         }
     }
 
-    /// Indices of the queries that come at or after the first key of a tile.
-    fn queries_of(&self, tile: &KeyTile) -> (i64, i64) {
-        let sequence = tile.sequence;
-        let end = sequence.q_offset + sequence.q_len as i64;
-        (sequence.q_offset.max(tile.keys.0 as i64), end)
-    }
-
-    fn attend_keys(&self, scratch: &mut Scratch, tile: &KeyTile, queries: (i64, i64), delta: &[f32]) {
+    fn attend_keys(&self, scratch: &mut Scratch, tile: &KeyTile, source: &Source<'_>, delta: &[f32]) {
+        let queries = queries_of(tile);
         let shape = self.problem.shape;
         let total_q = self.problem.sequences.total_q();
         let scores = self.attention.score_scale(self.problem);
@@ -171,7 +178,7 @@ impl Backward<'_> {
         let before = (queries.0 - tile.sequence.q_offset) as usize;
         let token = tile.sequence.q_start + before;
         let head = tile.g * shape.group();
-        let source = Source { a: self.inputs.q, b: self.d_o, token, head };
+        let source = Source { token: source.token + before, ..*source };
         let range = ItemRange {
             g: tile.g,
             lanes: keys,
@@ -209,4 +216,10 @@ impl Backward<'_> {
             scratch.lane_index.0[lane] = key as i32;
         }
     }
+}
+
+/// Indices of the queries that come at or after the first key of a tile.
+fn queries_of(tile: &KeyTile) -> (i64, i64) {
+    let sequence = tile.sequence;
+    (sequence.q_offset.max(tile.keys.0 as i64), sequence.q_offset + sequence.q_len as i64)
 }

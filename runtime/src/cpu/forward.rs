@@ -4,6 +4,7 @@ use std::f32::consts::{LN_2, LOG2_E};
 use std::sync::{Mutex, PoisonError};
 
 use super::call::Kernel;
+use super::pack::{self, Operands};
 use super::rows::{Source, read_lane, read_row, store_lane, write_lane};
 use super::scratch::{ItemRange, Scratch};
 use super::shared::{CellWriter, RowWriter};
@@ -34,15 +35,21 @@ impl Forward<'_> {
     pub fn run(&self) {
         let tiles = work::query_tiles(self.problem.shape, &self.problem.sequences);
         let Some(pieces) = work::split_keys(&tiles, self.attention.threads()) else {
-            self.attention.for_each(&tiles, |scratch, tile| {
-                self.attend(scratch, tile);
+            let operands = Operands { a: self.inputs.k, b: self.inputs.v };
+            let programs = self.attention.programs();
+            let uses = work::uses_per_row(programs, &tiles, &self.problem.sequences);
+            let rows = (operands, uses);
+            pack::for_each(self.attention, self.problem.shape, rows, &tiles, |scratch, tile, source| {
+                self.attend(scratch, tile, source);
                 self.finish(scratch, tile);
             });
             return;
         };
         let partials = Mutex::new(Vec::new());
         self.attention.for_each(&pieces, |scratch, piece| {
-            self.attend(scratch, piece);
+            let source =
+                Source { a: self.inputs.k, b: self.inputs.v, token: piece.sequence.k_start, head: piece.g };
+            self.attend(scratch, piece, &source);
             let partial = partial(scratch, piece, self.problem.shape.head_dim());
             if partial.sum.iter().any(|&sum| sum != 0.0) {
                 partials.lock().unwrap_or_else(PoisonError::into_inner).push(partial);
@@ -60,7 +67,7 @@ impl Forward<'_> {
     }
 
     /// Leaves O (unnormalised), maximum and sum of a tile in the scratch memory.
-    fn attend(&self, scratch: &mut Scratch, tile: &QueryTile) {
+    fn attend(&self, scratch: &mut Scratch, tile: &QueryTile, source: &Source<'_>) {
         clear_state(scratch);
         let (first, last) = tile.indices();
         if last <= 0 || tile.keys.0 >= tile.keys.1 {
@@ -71,8 +78,6 @@ impl Forward<'_> {
         if let Some(programs) = self.attention.listed() {
             work::list_keys(programs, tile.g, (first, last), tile.keys, &mut scratch.list);
         }
-        let source =
-            Source { a: self.inputs.k, b: self.inputs.v, token: tile.sequence.k_start, head: tile.g };
         let range = ItemRange {
             g: tile.g,
             lanes: (first, last),
@@ -82,7 +87,7 @@ impl Forward<'_> {
             heads: 1,
             softcap2: scores.softcap2,
         };
-        let mut item = scratch.item(self.attention.micro(), range, &source);
+        let mut item = scratch.item(self.attention.micro(), range, source);
         // SAFETY: the item points into this thread's scratch memory and into K and V, whose shapes were checked to hold
         // the sequence's keys.
         unsafe { self.attention.kernels().run(Kernel::Forward, &mut item) }

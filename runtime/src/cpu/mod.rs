@@ -10,6 +10,7 @@ mod forward;
 mod micro;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod pack;
 mod rows;
 mod scratch;
 mod shared;
@@ -122,8 +123,7 @@ pub struct CpuAttention {
     _generated: Option<JitCode>,
     isa: Isa,
     head_dim: usize,
-    /// The element test of a mask without closed forms.
-    listed: Option<Programs>,
+    programs: Programs,
     pool: Option<Arc<ThreadPool>>,
 }
 
@@ -157,8 +157,8 @@ impl CpuAttention {
             (MicroKernels::new(isa).ok_or(CpuAttentionError::Isa { isa })?, None)
         };
         let kernels = Kernels::new(ir, head_dim)?;
-        let listed = (!ir.is_closed_form()).then(|| Programs::new(ir));
-        Ok(CpuAttention { kernels, micro, _generated: generated, isa, head_dim, listed, pool: None })
+        let programs = Programs::new(ir);
+        Ok(CpuAttention { kernels, micro, _generated: generated, isa, head_dim, programs, pool: None })
     }
 
     /// Runs on this pool in place of rayon's global one.
@@ -296,8 +296,13 @@ impl CpuAttention {
         &self.kernels
     }
 
+    pub(crate) fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
+    /// The mask where it has no closed forms, and the runs of each tile are to be listed.
     pub(crate) fn listed(&self) -> Option<&Programs> {
-        self.listed.as_ref()
+        self.programs.closed.is_none().then_some(&self.programs)
     }
 
     pub(crate) fn score_scale(&self, problem: &AttentionProblem) -> ScoreScale {

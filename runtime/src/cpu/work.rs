@@ -123,6 +123,39 @@ pub fn split_keys(tiles: &[QueryTile], threads: usize) -> Option<Vec<QueryTile>>
     (pieces.len() > tiles.len()).then_some(pieces)
 }
 
+/// Roughly how many tiles walk each row: from the keys that a few of the query tiles walk.
+pub fn uses_per_row(programs: &Programs, tiles: &[QueryTile], sequences: &Sequences) -> usize {
+    const SAMPLES: usize = 3;
+    let samples = (0..SAMPLES).filter_map(|n| tiles.get((2 * n + 1) * tiles.len() / (2 * SAMPLES)));
+    let walked: i64 = samples.map(|tile| keys_walked(programs, tile)).sum();
+    let heads = tiles.iter().map(|tile| tile.g).max().map_or(1, |g| g + 1);
+    walked.max(0) as usize / SAMPLES * tiles.len() / (sequences.total_k() * heads).max(1)
+}
+
+fn keys_walked(programs: &Programs, tile: &QueryTile) -> i64 {
+    /// Walks of more runs than this are cut off: they are sparse, or long enough either way.
+    const MOST_RUNS: usize = 4096;
+    let (queries, end) = (tile.indices(), tile.keys.1);
+    if queries.1 <= 0 {
+        return 0;
+    }
+    let Some(closed) = &programs.closed else {
+        let mut runs = Vec::new();
+        list_keys(programs, tile.g, queries, tile.keys, &mut runs);
+        return runs.iter().map(|run| run.end - run.begin).sum();
+    };
+    let (mut at, mut walked) = (tile.keys.0, 0);
+    for _ in 0..MOST_RUNS {
+        let run = closed.next_keys(tile.g as i64, queries.0, queries.1, at);
+        if run.begin >= end {
+            break;
+        }
+        at = run.end.min(end);
+        walked += at - run.begin;
+    }
+    walked
+}
+
 /// Every key tile, those with the most queries behind them first.
 pub fn key_tiles(shape: HeadShape, sequences: &Sequences) -> Vec<KeyTile> {
     let mut tiles = Vec::new();
