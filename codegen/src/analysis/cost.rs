@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use super::periodic::{Periodicity, sum};
 use super::row::visible_runs;
-use crate::ir::{MaskIr, Programs, Term};
+use crate::ir::{MaskIr, Programs, Term, lcm};
 use crate::plan::{Extent, TilePlan};
 use crate::scalar::Interval;
 
@@ -168,7 +168,7 @@ pub fn tile_pairs(ir: &MaskIr, plan: &TilePlan, g: u32, tokens: u32) -> u128 {
         let rows = Periodicity::of(ir);
         let side = u64::from(shape.queries);
         // Tiles repeat where rows, query tiles and key tiles line up again.
-        let period = lcm3(rows.period, side, u64::from(shape.keys)) / side;
+        let period = lcm(lcm(rows.period, side), u64::from(shape.keys)) / side;
         let start = rows.start.saturating_add(u64::from(shape.keys)).div_ceil(side) + 1;
         let whole = u64::from(tokens) / side;
         let unbounded = Extent::square(crate::pattern::MAX_TOKENS);
@@ -178,15 +178,4 @@ pub fn tile_pairs(ir: &MaskIr, plan: &TilePlan, g: u32, tokens: u32) -> u128 {
         sum(whole, Periodicity { start, period }, count) + u128::from(rest)
     };
     tiles * area
-}
-
-fn lcm3(a: u64, b: u64, c: u64) -> u64 {
-    let two = |x: u64, y: u64| {
-        let (mut m, mut n) = (x, y);
-        while n != 0 {
-            (m, n) = (n, m % n);
-        }
-        (x / m).saturating_mul(y)
-    };
-    two(two(a, b), c)
 }

@@ -1,6 +1,6 @@
 //! Sums of functions that repeat, up to a constant rise, from some point on.
 
-use crate::ir::{Bound, MaskIr};
+use crate::ir::{Bound, MaskIr, lcm};
 
 /// Where a mask starts to repeat and how often: `f(x + period) = f(x) + rise` for `x >= start`, in tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,14 +39,6 @@ impl Periodicity {
     pub fn evaluations(self, count: u64) -> u64 {
         count.min(self.start.saturating_add(self.period.saturating_mul(2)))
     }
-}
-
-fn lcm(a: u64, b: u64) -> u64 {
-    let (mut x, mut y) = (a, b);
-    while y != 0 {
-        (x, y) = (y, x % y);
-    }
-    (a / x).saturating_mul(b)
 }
 
 /// The sum of `f(x)` for `x` in `0..count`, where `f(x + period) = f(x) + rise` for `x >= start` with one rise for all

@@ -19,7 +19,7 @@ pub enum Bound {
 }
 
 /// Periods up to this length are searched column by column; longer ones are decided by interval only.
-const SEARCHED_PERIOD: i64 = 1 << 16;
+const SEARCHED_PERIOD: u64 = 1 << 16;
 
 impl Bound {
     /// `i + 1`: no key after the query itself.
@@ -118,10 +118,11 @@ pub fn columns(lower: Bound, upper: Bound) -> Columns {
     if 1 - up_most >= 1 - low_least {
         return Columns::None;
     }
-    let period = lcm(m, n);
+    let period = lcm(m.unsigned_abs(), n.unsigned_abs());
     if period > SEARCHED_PERIOD {
         return Columns::Some;
     }
+    let period = period as i64;
     let seen = (0..period).filter(|&j| height(j) > 0).count() as i64;
     let later = (0..period).filter(|&j| height(j + NEVER / period * period) > 0).count() as i64;
     match (seen, later) {
@@ -134,11 +135,11 @@ pub fn columns(lower: Bound, upper: Bound) -> Columns {
 /// Later than any token.
 const NEVER: i64 = 4 * MAX_TOKENS as i64;
 
-/// Least common multiple.
-pub fn lcm(a: i64, b: i64) -> i64 {
+/// Least common multiple of two positive numbers, or the largest number when it is larger.
+pub fn lcm(a: u64, b: u64) -> u64 {
     let (mut x, mut y) = (a, b);
     while y != 0 {
         (x, y) = (y, x % y);
     }
-    a / x * b
+    (a / x).saturating_mul(b)
 }

@@ -20,6 +20,7 @@ mod text;
 mod verify;
 
 pub use bound::Bound;
+pub(crate) use bound::lcm;
 pub use lower::{LowerError, MAX_TERMS};
 pub use programs::Programs;
 pub use residue::Residue;
