@@ -253,8 +253,8 @@ impl std::fmt::Display for Failed {
 }
 impl Error for Failed {}
 
-/// Key slots of one sequence, the key in each slot of each KV head when they are a compact cache, and how many keys the
-/// query sees in all.
+/// Key slots of one sequence; when they are a compact cache, the key in each slot of each KV head and sequence; and how
+/// many keys the query of one sequence sees in all.
 fn cache_slots(item: &Item, ir: &MaskIr) -> (usize, Option<Vec<i32>>, u64) {
     let last = item.tokens as u32 - 1;
     let seen = |g: u32| (0..=last).filter(|&j| ir.sees(g, last, j)).count() as u64;
@@ -267,13 +267,15 @@ fn cache_slots(item: &Item, ir: &MaskIr) -> (usize, Option<Vec<i32>>, u64) {
     let layouts: Vec<KvLayout> = heads.map(|g| KvLayout::new(ir, g)).collect();
     let sizes = layouts.iter().zip(0u32..).map(|(layout, g)| layout.slots(g, tokens, 1));
     let slots = sizes.max().unwrap_or(0) as usize;
-    let mut slot_key = vec![-1i32; slots * item.kv_heads];
+    let mut slot_key = Vec::with_capacity(slots * item.batch * item.kv_heads);
     for (layout, g) in layouts.iter().zip(0u32..) {
+        let mut of_sequence = vec![-1i32; slots];
         for j in 0..tokens {
             if let Some(slot) = layout.slot(g, j, tokens, 1) {
-                slot_key[g as usize * slots + slot as usize] = j as i32;
+                of_sequence[slot as usize] = j as i32;
             }
         }
+        slot_key.extend(of_sequence.repeat(item.batch));
     }
     (slots, Some(slot_key), live)
 }

@@ -13,8 +13,8 @@
 // The share. The visible tiles of the row are counted, and split x takes those in [x, x + 1) * count / splits in visible
 // order: long gaps cost nothing and the shares are even. Each of 32 lanes counts one part of the key range.
 //
-// A compact cache (p.slot_key not null): keys are slots in [0, key_len), in any order; slot_key[g * max_k + slot] is the key's
-// index or -1. Every slot is a candidate.
+// A compact cache (p.slot_key not null): keys are slots in [0, key_len), in any order; slot_key[g * total_k + k_begin + slot] is the
+// key's index or -1. Every slot is a candidate.
 //
 // The mask. All heads of a group share the row's mask, so a slice has one bit per key, tested by one lane each. Keys whose bit
 // is 0 are not even read (their rows become zeros).
@@ -84,7 +84,7 @@ struct SliceWalk {
 
     LG_DEVICE SliceWalk(const Params& p, int b, int g, const Sequence& seq, int split)
         : tiles(p, b, g, 0, seq.q_offset, seq.q_offset + 1, seq.k_len),
-          slot_key(p.slot_key == nullptr ? nullptr : p.slot_key + i64(g) * p.max_k) {
+          slot_key(p.slot_key == nullptr ? nullptr : p.slot_key + i64(g) * p.total_k + seq.k_begin) {
         if (slot_key == nullptr) {
             remaining = take_share(tiles, split, p.splits);
         } else {

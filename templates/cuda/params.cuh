@@ -33,7 +33,7 @@ struct Params {
     // Decode
     float* split_o;                                      // [splits, B, H, D] workspace
     float* split_lse;                                    // [splits, B, H]    workspace
-    const int* slot_key;                                 // [G, max_k] key index of each cache slot, -1 empty; or null
+    const int* slot_key;                                 // [G, total_k] key index of each slot, -1 empty; or null
     // Element strides of the token and of the head; the last dimension is contiguous, every row 16-byte aligned
     i64 q_t, q_h;
     i64 k_t, k_h;

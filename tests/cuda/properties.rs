@@ -16,12 +16,13 @@ use crate::{Machine, attention, check_all, cuda, problem};
 pub type Property = (&'static str, fn(&Machine, Target) -> Result<(), Failed>);
 
 /// All of them.
-pub const ALL: [Property; 7] = [
+pub const ALL: [Property; 8] = [
     ("many-tiles", many_tiles),
     ("nan-stays-in-its-document", nan_stays_in_its_document),
     ("strides", strides),
     ("repeatable", repeatable),
     ("graph", graph),
+    ("graph-advances", graph_advances),
     ("compact-cache", compact_cache),
     ("mistakes-are-errors", mistakes_are_errors),
 ];
@@ -220,6 +221,53 @@ fn repeatable(machine: &Machine, target: Target) -> Result<(), Failed> {
     for _ in 0..3 {
         if run_all(&attention, &problem, &k, &v)? != first {
             return Err("two runs differ".into());
+        }
+    }
+    Ok(())
+}
+
+/// One captured decode step, replayed as the query moves through a cache of fixed capacity that holds NaN past it, gives
+/// what steps prepared for their own lengths give.
+fn graph_advances(machine: &Machine, target: Target) -> Result<(), Failed> {
+    let attention = sink_window(machine, target, false)?;
+    let stream = attention.stream();
+    let (capacity, first) = (600usize, [70usize, 521]);
+    let cuts = vec![0, capacity, 2 * capacity];
+    let (k, v) = (host(2 * capacity, 2, 2)?, host(2 * capacity, 2, 3)?);
+    let step_at = |lengths: [usize; 2]| -> Result<Vec<f64>, Failed> {
+        let keys = |tensor: &HostTensor| -> Result<HostTensor, Failed> {
+            let row = tensor.shape().heads * tensor.shape().head_dim;
+            let all: Vec<f32> = tensor.to_f64().iter().map(|&x| x as f32).collect();
+            let sequences = lengths.iter().enumerate();
+            let taken = sequences.flat_map(|(b, &length)| {
+                all[b * capacity * row..(b * capacity + length) * row].iter().copied()
+            });
+            let shape = TensorShape { tokens: lengths.iter().sum(), ..tensor.shape() };
+            Ok(HostTensor::from_f32(tensor.dtype(), shape, &taken.collect::<Vec<_>>())?)
+        };
+        let sequences = Sequences::new(vec![0, 1, 2], vec![0, lengths[0], lengths[0] + lengths[1]], None)?;
+        let problem = problem(SHAPE, (8, 2), sequences)?;
+        let mut tensors = Tensors::new(stream, &problem, &keys(&k)?, &keys(&v)?)?;
+        attention.decode(&mut attention.prepare(&problem)?, tensors.forward(), None)?;
+        Ok(tensors.o.download()?.to_f64())
+    };
+
+    let offsets = |step: usize| first.map(|length| (length + step - 1) as i64);
+    let whole = problem(SHAPE, (8, 2), Sequences::new(vec![0, 1, 2], cuts, Some(offsets(0).to_vec()))?)?;
+    let mut prepared = attention.prepare(&whole)?;
+    for step in [0usize, 1, 60] {
+        let unseen = |b: usize| b * capacity + first[b] + step..(b + 1) * capacity;
+        let poisoned = |tensor: &HostTensor| poison_tokens(&poison_tokens(tensor, unseen(0))?, unseen(1));
+        let mut tensors = Tensors::new(stream, &whole, &poisoned(&k)?, &poisoned(&v)?)?;
+        prepared.set_query_offsets(&offsets(0))?;
+        let submit = || attention.decode(&mut prepared, tensors.forward(), None);
+        let graph = stream.capture::<GpuAttentionError>(submit)?;
+        prepared.set_query_offsets(&offsets(step))?;
+        graph.launch()?;
+        let (found, expected) = (tensors.o.download()?.to_f64(), step_at(first.map(|length| length + step))?);
+        let close = found.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 0.01 * b.abs().max(0.1));
+        if !close {
+            return Err(format!("the replay {step} tokens on differs from a step of that length").into());
         }
     }
     Ok(())

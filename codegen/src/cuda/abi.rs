@@ -69,7 +69,7 @@ params! {
     list_tile: Address, "pointer", "listed patterns: tile * 4 + kind (0 full, 1 causal edge, 2 general), int";
     split_o: Address, "pointer", "decode workspace [splits, B, H, D], float";
     split_lse: Address, "pointer", "decode workspace [splits, B, H], float";
-    slot_key: Address, "pointer", "decode on a compact cache: key of each slot [G, max_k], -1 empty, int; or null";
+    slot_key: Address, "pointer", "decode on a compact cache: key of each slot [G, total_k], -1 empty, int; or null";
     q_t: i64, "int64", "token stride of q"; q_h: i64, "int64", "head stride of q";
     k_t: i64, "int64", "token stride of k"; k_h: i64, "int64", "head stride of k";
     v_t: i64, "int64", "token stride of v"; v_h: i64, "int64", "head stride of v";

@@ -47,14 +47,27 @@ impl Buffer {
     /// # Errors
     /// As [`Buffer::filled`].
     pub fn from_slice<T: Pod>(stream: &Stream, values: &[T]) -> Result<Self, GpuError> {
-        let bytes: &[u8] = bytemuck::cast_slice(values);
-        let mut buffer = Self::filled(stream, bytes.len(), 0)?;
-        if !bytes.is_empty() {
-            let mut view = buffer.slice.slice_mut(..bytes.len());
-            stream.inner().memcpy_htod(bytes, &mut view).map_err(failed("copying to the GPU"))?;
-            stream.synchronize()?;
-        }
+        let mut buffer = Self::filled(stream, std::mem::size_of_val(values), 0)?;
+        buffer.write(values)?;
         Ok(buffer)
+    }
+
+    /// Replaces the first `values.len()` elements, after all earlier work of the stream. Returns when `values` may change
+    /// again.
+    ///
+    /// # Errors
+    /// [`GpuError::TooSmall`] when they do not fit, or [`GpuError::Call`].
+    pub fn write<T: Pod>(&mut self, values: &[T]) -> Result<(), GpuError> {
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        if bytes.len() > self.bytes {
+            return Err(GpuError::TooSmall { name: "buffer", found: self.bytes, needed: bytes.len() });
+        }
+        if !bytes.is_empty() {
+            let mut view = self.slice.slice_mut(..bytes.len());
+            self.stream.inner().memcpy_htod(bytes, &mut view).map_err(failed("copying to the GPU"))?;
+            self.stream.synchronize()?;
+        }
+        Ok(())
     }
 
     /// The contents, once all earlier work of the stream is done.

@@ -86,8 +86,14 @@ impl GpuAttention {
         Ok(())
     }
 
-    /// Submits a decode step: at most one query token per sequence. With `slot_key` ([G, max_k], int) the keys lie in
+    /// Submits a decode step: at most one query token per sequence. With `slot_key` ([G, total_k], int) the keys lie in
     /// the slots of a compact cache: the key index of each slot, -1 for an empty one.
+    ///
+    /// A step can be captured once in a graph and replayed for every token. Prepare the problem with one query token and
+    /// the *capacity* of the cache as the keys of each sequence; a key past the query is neither seen nor read, so the
+    /// rest of the cache may hold anything. Whatever changes from token to token is read from device memory at each
+    /// launch: the tensors, `slot_key`, and the index of each query ([`Prepared::query_offsets_mut`], which a kernel
+    /// in the graph may raise, or [`Prepared::set_query_offsets`] between replays).
     ///
     /// # Errors
     /// As [`GpuAttention::forward`], and when the problem has more than one query token in a sequence.
@@ -103,7 +109,7 @@ impl GpuAttention {
         }
         let mut params = Params::default();
         let problem = prepared.problem();
-        let slots = problem.shape.kv_heads() * problem.sequences.max_k();
+        let slots = problem.shape.kv_heads() * problem.sequences.total_k();
         params.slot_key = self.floats("slot_key", slot_key, slots)?;
         let mapped = self.forward_params(prepared, tensors, &mut params)?;
         for loaded in &self.decode {

@@ -8,7 +8,7 @@ use longgen_codegen::spec::Pass;
 use super::attention::{GpuAttention, Loaded};
 use super::{GpuAttentionError, tensor::on_stream};
 use crate::driver::Buffer;
-use crate::problem::AttentionProblem;
+use crate::problem::{AttentionProblem, MAX_TOKENS};
 
 /// One problem, ready to be launched again and again with other numbers.
 #[derive(Debug)]
@@ -184,6 +184,39 @@ impl Prepared {
     /// Pieces of the keys in a decode step; `None` when the problem is no decode step.
     pub fn splits(&self) -> Option<u32> {
         self.splits.as_ref().map(|splits| splits.count)
+    }
+
+    /// Index of each sequence's first query token, `[B]`, int, on the device. Kernels read it at every launch, so a
+    /// kernel of the caller's that raises it by one, captured with a decode step in one graph, makes each replay
+    /// decode the next token: see [`GpuAttention::decode`].
+    ///
+    /// Not for listed patterns, whose tiles were listed for the offsets of [`Prepared::problem`].
+    pub fn query_offsets_mut(&mut self) -> &mut Buffer {
+        &mut self.q_offset
+    }
+
+    /// Replaces those indices from the host: the next decode steps, replays of captured ones included, stand there.
+    ///
+    /// # Errors
+    /// [`GpuAttentionError::Unsupported`] for another number of sequences, an offset outside -2^30 ..= 2^30 or a
+    /// listed pattern; [`GpuAttentionError::Gpu`] from the copy.
+    pub fn set_query_offsets(&mut self, offsets: &[i64]) -> Result<(), GpuAttentionError> {
+        let sequences = self.problem.sequences.len();
+        if offsets.len() != sequences {
+            let found = offsets.len();
+            let text = format!("{found} query offsets for {sequences} sequences");
+            return Err(GpuAttentionError::Unsupported(text));
+        }
+        if !self.lists.is_empty() {
+            let text = "patterns without closed form are prepared for one query offset".to_owned();
+            return Err(GpuAttentionError::Unsupported(text));
+        }
+        if let Some(offset) = offsets.iter().find(|offset| offset.unsigned_abs() > MAX_TOKENS as u64) {
+            let text = format!("query offset {offset} is outside -{MAX_TOKENS} ..= {MAX_TOKENS}");
+            return Err(GpuAttentionError::Unsupported(text));
+        }
+        let ints: Vec<i32> = offsets.iter().map(|&offset| offset as i32).collect();
+        Ok(self.q_offset.write(&ints)?)
     }
 
     /// Fills in the parameters that do not depend on tensors.
