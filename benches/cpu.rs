@@ -1,13 +1,14 @@
 //! CPU attention: time, rate and the share of the theoretical speed-up that sparse patterns keep.
 //!
 //! `cargo bench --bench cpu -- [--tokens N] [--heads H] [--kv-heads G] [--head-dim D] [--isa NAME] [--backward] [--decode]
-//! [--repeat R] [--dtype f32|bf16|fp16] [--pattern TEXT] [--cpu-time]`. Times are the best of R runs; with --cpu-time (Linux)
+//! [--repeat R] [--dtype f32|bf16|fp16] [--pattern TEXT] [--blocking TEXT] [--cpu-time]`. Times are the best of R runs; with --cpu-time (Linux)
 //! the processor time of all threads over their number, for machines that are busy otherwise. The theoretical speed-up of a pattern
 //! is the number of dense pairs over the number of its visible pairs; the share kept is the measured speed-up over that.
 
 use std::time::Instant;
 
 use longgen_codegen::analysis::visible_pairs;
+use longgen_codegen::cpu::Blocking;
 use longgen_codegen::ir::MaskIr;
 use longgen_codegen::pattern::Pattern;
 use longgen_runtime::cpu::{CpuAttention, CpuGradientInputs, CpuInputs, CpuOutput, Isa};
@@ -26,6 +27,7 @@ struct Options {
     decode: bool,
     cpu_time: bool,
     pattern: Option<String>,
+    blocking: Blocking,
 }
 
 fn main() {
@@ -87,6 +89,7 @@ fn measure(options: &Options, name: &str) -> (f64, f64) {
     // Layer 0 is a sparse one in every preset.
     let ir = MaskIr::lower(&pattern, Some(0)).expect("a mask that lowers");
     let attention = CpuAttention::with_isa(&ir, options.head_dim, options.isa).expect("kernels");
+    let attention = attention.with_blocking(options.blocking).expect("a blocking that was parsed");
     let shape = HeadShape::new(options.heads, options.kv_heads, options.head_dim).expect("a head shape");
     let queries = if options.decode { 1 } else { options.tokens };
     let sequences = Sequences::new(vec![0, queries], vec![0, options.tokens], None).expect("valid sequences");
@@ -177,6 +180,7 @@ fn options() -> Result<Options, String> {
         decode: false,
         cpu_time: false,
         pattern: None,
+        blocking: Blocking::default(),
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -192,6 +196,7 @@ fn options() -> Result<Options, String> {
             "--cpu-time" => options.cpu_time = true,
             "--pattern" => options.pattern = Some(value()?),
             "--decode" => options.decode = true,
+            "--blocking" => options.blocking = value()?.parse().map_err(|e| format!("{e}"))?,
             // What `cargo bench` adds.
             "--bench" => {}
             "--isa" => {

@@ -3,6 +3,7 @@
 mod common;
 mod oracle;
 
+use longgen_codegen::cpu::Blocking;
 use longgen_codegen::ir::MaskIr;
 use longgen_codegen::pattern::{Mask, Pattern};
 use longgen_runtime::cpu::{CpuAttention, CpuGradientInputs, CpuInputs, CpuOutput, Isa};
@@ -34,7 +35,11 @@ fn wide(x: &[f32]) -> Vec<f64> {
 
 /// Forward and backward of one case on one instruction set.
 fn check(case: &Case, pattern: &Pattern, isa: Isa) {
-    let attention = compile(pattern, case.problem.shape.head_dim(), isa);
+    check_blocked(case, pattern, isa, Blocking::default());
+}
+
+fn check_blocked(case: &Case, pattern: &Pattern, isa: Isa, blocking: Blocking) {
+    let attention = compile(pattern, case.problem.shape.head_dim(), isa).with_blocking(blocking).unwrap();
     let exact = case.exact(mask_of(pattern));
     let plain = case.plain(mask_of(pattern));
     let mut output = poisoned(case);
@@ -71,6 +76,14 @@ fn heads() -> impl Strategy<Value = HeadShape> {
         .prop_map(|(kv_heads, group, d)| HeadShape::new(kv_heads * group, kv_heads, d).unwrap())
 }
 
+/// Any blocking that kernels take.
+fn blocking() -> impl Strategy<Value = Blocking> {
+    let copy_uses = prop::sample::select(vec![0u32, 2, u32::MAX]);
+    (1u32..=4, 1u32..=16, 0u32..80, copy_uses).prop_map(|(strips, eights, gather_below, copy_uses)| {
+        Blocking { lanes: 16 * strips, rows: 8 * eights, gather_below, copy_uses }
+    })
+}
+
 /// One to three sequences, some empty, with default offsets or explicit ones (negative ones too).
 fn sequences() -> impl Strategy<Value = Sequences> {
     let sequence = (
@@ -103,6 +116,7 @@ proptest! {
         (with_sink, with_d_lse) in any::<(bool, bool)>(),
         dtype in prop::sample::select(vec![DType::F32, DType::Bf16, DType::F16]),
         isa in prop::sample::select(Isa::available()),
+        blocking in blocking(),
         seed in any::<u32>(),
     ) {
         let mut problem = AttentionProblem::new(shape, sequences);
@@ -116,7 +130,7 @@ proptest! {
         if with_d_lse {
             case = case.with_d_lse(u64::from(seed) + 5);
         }
-        check(&case, &pattern, isa);
+        check_blocked(&case, &pattern, isa, blocking);
     }
 }
 

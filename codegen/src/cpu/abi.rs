@@ -6,8 +6,8 @@
 
 /// Columns of every lane tile.
 pub const LANES: usize = 64;
-/// Most rows of a score tile.
-pub const TILE_ROWS: usize = 64;
+/// Most rows of a score tile; [`super::Blocking`] says how many there are.
+pub const MOST_ROWS: usize = 128;
 /// Lanes are computed in strips of this many.
 pub const STRIP: usize = 16;
 
@@ -78,6 +78,10 @@ pub struct Item {
     pub row_end: i64,
     /// Strips of lanes in use.
     pub strips: i64,
+    /// Rows walked at a time.
+    pub tile_rows: i64,
+    /// Shorter runs of rows are gathered.
+    pub gather_below: i64,
     /// Query heads that are walked, one after the other, for every tile of queries (lanes of keys only).
     pub heads: i64,
     /// Rows can be read in place: f32 with unit stride.
@@ -96,9 +100,9 @@ pub struct Item {
     pub a_head: i64,
     /// Elements between heads of `b`.
     pub b_head: i64,
-    /// Gathered rows of `a`, TILE_ROWS x D.
+    /// Gathered rows of `a`, MOST_ROWS x D.
     pub a_rows: *mut f32,
-    /// Gathered rows of `b`, TILE_ROWS x D.
+    /// Gathered rows of `b`, MOST_ROWS x D.
     pub b_rows: *mut f32,
     /// Token index of each lane.
     pub lane_index: *const i32,
@@ -108,9 +112,9 @@ pub struct Item {
     pub lanes_a: *const f32,
     /// The lanes' second operand, transposed: D x LANES. dO, or V.
     pub lanes_b: *const f32,
-    /// Score tile, TILE_ROWS x LANES.
+    /// Score tile, MOST_ROWS x LANES.
     pub scores: *mut f32,
-    /// dP tile, TILE_ROWS x LANES.
+    /// dP tile, MOST_ROWS x LANES.
     pub dp: *mut f32,
     /// Accumulator, D x LANES: O, dQ or dK.
     pub out_a: *mut f32,

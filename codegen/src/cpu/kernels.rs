@@ -6,7 +6,7 @@ use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Value, types};
 use cranelift_frontend::Variable;
 
-use super::abi::{Item, ListedRun, TILE_ROWS};
+use super::abi::{Item, ListedRun};
 use super::emit::{Declared, Emit, Unit, callee, item_field};
 use super::mask::{self, Lanes};
 use super::program;
@@ -14,8 +14,6 @@ use super::tile::{EDGE, FULL, PAIRS, Pass, define_tile};
 use crate::ir::Programs;
 
 const FLAGS: MemFlagsData = MemFlagsData::trusted();
-/// Shorter runs are gathered into whole tiles; longer ones are worth a tile product of their own.
-const SHORTEST_RUN_IN_PLACE: i64 = 32;
 
 /// The closed forms as functions; absent for listed masks.
 struct Closed {
@@ -90,7 +88,7 @@ impl Walk<'_> {
         let fill_kind = e.variable(zero);
         let next = |closed: &Closed| closed.next_keys.clone();
         self.runs(e, next, |e, begin, end, listed| {
-            let most = e.int(TILE_ROWS as i64);
+            let most = item_field!(e, item, tile_rows);
             let at = e.variable(begin);
             let wants_gather = self.wants_gather(e, begin, end);
             e.while_loop(
@@ -166,7 +164,7 @@ impl Walk<'_> {
                 |e| {
                     let begin = e.get(at);
                     let left = e.b.ins().isub(end, begin);
-                    let most = e.int(TILE_ROWS as i64);
+                    let most = item_field!(e, item, tile_rows);
                     let count = e.smaller(left, most);
                     let stop = e.b.ins().iadd(begin, count);
                     e.set(at, stop);
@@ -253,8 +251,9 @@ impl Walk<'_> {
     /// Whether a run goes through the row buffers: it cannot be read in place, or is too short for a tile of its own.
     fn wants_gather(&self, e: &mut Emit<'_>, begin: Value, end: Value) -> Value {
         let direct = item_field!(e, self.item, direct);
+        let least = item_field!(e, self.item, gather_below);
         let length = e.b.ins().isub(end, begin);
-        let short = e.b.ins().icmp_imm_s(IntCC::SignedLessThan, length, SHORTEST_RUN_IN_PLACE);
+        let short = e.b.ins().icmp(IntCC::SignedLessThan, length, least);
         let indirect = e.b.ins().icmp_imm_s(IntCC::Equal, direct, 0);
         e.b.ins().bor(short, indirect)
     }

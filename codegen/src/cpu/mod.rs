@@ -7,6 +7,7 @@
 
 pub mod abi;
 pub mod approx;
+mod blocking;
 mod emit;
 mod jit;
 mod kernels;
@@ -25,6 +26,7 @@ use thiserror::Error;
 use crate::ir::{MaskIr, Programs};
 use emit::Unit;
 
+pub use blocking::{Blocking, BlockingError};
 pub use jit::JitCode;
 
 /// What can go wrong between a mask and machine code.

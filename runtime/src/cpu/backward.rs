@@ -3,6 +3,7 @@
 
 use std::f32::consts::LOG2_E;
 
+use longgen_codegen::cpu::Blocking;
 use longgen_codegen::cpu::abi::{LANES, STRIP};
 
 use super::call::Kernel;
@@ -19,6 +20,7 @@ use crate::tensor::TensorView;
 /// One backward call.
 pub struct Backward<'a> {
     pub attention: &'a CpuAttention,
+    pub blocking: Blocking,
     pub problem: &'a AttentionProblem,
     pub inputs: CpuInputs<'a>,
     pub o: TensorView<'a>,
@@ -53,17 +55,18 @@ impl Backward<'_> {
     /// dQ, dK and dV; returns the row sums `sum_d dO * O - dLSE`, (H, total_q).
     pub fn run(&self) -> Vec<f32> {
         let mut delta = vec![0.0; self.lse2.len()];
-        let tiles = work::query_tiles(self.problem.shape, &self.problem.sequences);
+        let tiles = work::query_tiles(self.problem.shape, &self.problem.sequences, self.blocking);
         let writer = CellWriter::new(&mut delta);
         let (shape, attention) = (self.problem.shape, self.attention);
         let operands = Operands { a: self.inputs.k, b: self.inputs.v };
         let uses = work::uses_per_row(attention.programs(), &tiles, &self.problem.sequences);
-        pack::for_each(attention, shape, (operands, uses), &tiles, |scratch, tile, source| {
+        let repaid = uses >= self.blocking.copy_uses as usize;
+        pack::for_each(attention, shape, (operands, repaid), &tiles, |scratch, tile, source| {
             self.query_tile(scratch, tile, source, &writer);
         });
-        let tiles = work::key_tiles(self.problem.shape, &self.problem.sequences);
+        let tiles = work::key_tiles(self.problem.shape, &self.problem.sequences, self.blocking);
         let operands = Operands { a: self.inputs.q, b: self.d_o };
-        pack::for_each(attention, shape, (operands, uses), &tiles, |scratch, tile, source| {
+        pack::for_each(attention, shape, (operands, repaid), &tiles, |scratch, tile, source| {
             self.key_tile(scratch, tile, source, &delta);
         });
         delta
@@ -104,6 +107,7 @@ impl Backward<'_> {
             row_base: 0,
             lane_count: tile.lanes(),
             heads: 1,
+            blocking: self.blocking,
             softcap2: scores.softcap2,
         };
         let mut item = scratch.item(self.attention.micro(), range, source);
@@ -186,6 +190,7 @@ impl Backward<'_> {
             row_base: queries.0,
             lane_count: tile.keys.1 - tile.keys.0,
             heads: shape.group(),
+            blocking: self.blocking,
             softcap2: scores.softcap2,
         };
         let mut item = scratch.item(self.attention.micro(), range, &source);

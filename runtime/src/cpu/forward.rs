@@ -3,6 +3,8 @@
 use std::f32::consts::{LN_2, LOG2_E};
 use std::sync::{Mutex, PoisonError};
 
+use longgen_codegen::cpu::Blocking;
+
 use super::call::Kernel;
 use super::pack::{self, Operands};
 use super::rows::{Source, read_lane, read_row, store_lane, write_lane};
@@ -15,6 +17,7 @@ use crate::problem::AttentionProblem;
 /// One forward call.
 pub struct Forward<'a> {
     pub attention: &'a CpuAttention,
+    pub blocking: Blocking,
     pub problem: &'a AttentionProblem,
     pub inputs: CpuInputs<'a>,
     pub o: RowWriter<'a>,
@@ -33,12 +36,12 @@ struct Partial {
 
 impl Forward<'_> {
     pub fn run(&self) {
-        let tiles = work::query_tiles(self.problem.shape, &self.problem.sequences);
+        let tiles = work::query_tiles(self.problem.shape, &self.problem.sequences, self.blocking);
         let Some(pieces) = work::split_keys(&tiles, self.attention.threads()) else {
             let operands = Operands { a: self.inputs.k, b: self.inputs.v };
             let programs = self.attention.programs();
             let uses = work::uses_per_row(programs, &tiles, &self.problem.sequences);
-            let rows = (operands, uses);
+            let rows = (operands, uses >= self.blocking.copy_uses as usize);
             pack::for_each(self.attention, self.problem.shape, rows, &tiles, |scratch, tile, source| {
                 self.attend(scratch, tile, source);
                 self.finish(scratch, tile);
@@ -85,6 +88,7 @@ impl Forward<'_> {
             row_base: 0,
             lane_count: tile.lanes(),
             heads: 1,
+            blocking: self.blocking,
             softcap2: scores.softcap2,
         };
         let mut item = scratch.item(self.attention.micro(), range, source);

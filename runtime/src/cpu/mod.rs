@@ -24,7 +24,7 @@ use std::f32::consts::LOG2_E;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use longgen_codegen::cpu::{CpuError, JitCode};
+use longgen_codegen::cpu::{Blocking, BlockingError, CpuError, JitCode};
 use longgen_codegen::ir::{MaskIr, Programs};
 use rayon::ThreadPool;
 use thiserror::Error;
@@ -124,6 +124,7 @@ pub struct CpuAttention {
     isa: Isa,
     head_dim: usize,
     programs: Programs,
+    blocking: Blocking,
     pool: Option<Arc<ThreadPool>>,
 }
 
@@ -158,13 +159,32 @@ impl CpuAttention {
         };
         let kernels = Kernels::new(ir, head_dim)?;
         let programs = Programs::new(ir);
-        Ok(CpuAttention { kernels, micro, _generated: generated, isa, head_dim, programs, pool: None })
+        Ok(CpuAttention {
+            kernels,
+            micro,
+            _generated: generated,
+            isa,
+            head_dim,
+            programs,
+            blocking: Blocking::default(),
+            pool: None,
+        })
     }
 
     /// Runs on this pool in place of rayon's global one.
     pub fn on_pool(mut self, pool: Arc<ThreadPool>) -> CpuAttention {
         self.pool = Some(pool);
         self
+    }
+
+    /// Takes this blocking for every call.
+    ///
+    /// # Errors
+    /// A blocking that kernels do not take.
+    pub fn with_blocking(mut self, blocking: Blocking) -> Result<CpuAttention, BlockingError> {
+        blocking.check()?;
+        self.blocking = blocking;
+        Ok(self)
     }
 
     /// The instruction set in use.
@@ -205,7 +225,8 @@ impl CpuAttention {
         let shape = problem.shape;
         let o = RowWriter::new(output.o.elements_mut(), shape.heads(), shape.head_dim());
         let lse = CellWriter::new(&mut output.lse);
-        Forward { attention: self, problem, inputs, o, lse }.run();
+        let blocking = self.blocking;
+        Forward { attention: self, blocking, problem, inputs, o, lse }.run();
         Ok(())
     }
 
@@ -255,6 +276,7 @@ impl CpuAttention {
         let (heads, kv_heads) = (problem.shape.heads(), problem.shape.kv_heads());
         let delta = Backward {
             attention: self,
+            blocking: self.blocking,
             problem,
             inputs,
             o,

@@ -13,8 +13,6 @@ use crate::tensor::{Elements, ElementsMut, TensorShape, TensorView};
 
 /// Bytes of copies at any time.
 const BUDGET_BYTES: usize = 256 << 20;
-/// A row that fewer tiles walk does not repay its copy.
-const FEWEST_USES: usize = 12;
 /// Rows copied by one work item.
 const ROWS_PER_ITEM: usize = 256;
 
@@ -79,12 +77,12 @@ impl Operands<'_> {
     }
 }
 
-/// Does every tile in order, each with the source of its rows: the tensors themselves, or a copy where each row has many
-/// `uses`.
+/// Does every tile in order, each with the source of its rows: the tensors themselves, or a copy where that is
+/// `repaid` by the number of tiles that walk a row.
 pub fn for_each<T: Walks>(
     attention: &CpuAttention,
     shape: HeadShape,
-    (operands, uses): (Operands<'_>, usize),
+    (operands, repaid): (Operands<'_>, bool),
     tiles: &[T],
     work: impl Fn(&mut super::scratch::Scratch, &T, &Source<'_>) + Sync,
 ) {
@@ -94,7 +92,7 @@ pub fn for_each<T: Walks>(
     stretches.dedup();
     let row_bytes = 2 * d * size_of::<f32>();
     let largest = stretches.iter().map(Stretch::rows).max().unwrap_or(0);
-    if operands.is_compact() || uses < FEWEST_USES || largest.saturating_mul(row_bytes) > BUDGET_BYTES {
+    if operands.is_compact() || !repaid || largest.saturating_mul(row_bytes) > BUDGET_BYTES {
         attention.for_each(tiles, |scratch, tile| {
             let Stretch { token, head, .. } = tile.stretch(shape);
             work(scratch, tile, &Source { a: operands.a, b: operands.b, token, head });

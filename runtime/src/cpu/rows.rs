@@ -67,8 +67,8 @@ pub unsafe fn store_lane(
 /// [`longgen_codegen::cpu::abi::GatherFn`]
 ///
 /// # Safety
-/// The item's `source` points to a [`Source`] and its row buffers hold TILE_ROWS rows of D elements; `at + count` is at
-/// most TILE_ROWS.
+/// The item's `source` points to a [`Source`] and its row buffers hold MOST_ROWS rows of D elements; `at + count` is at
+/// most MOST_ROWS.
 pub unsafe extern "C" fn gather(item: *mut Item, head: i64, begin: i64, count: i64, at: i64) {
     // SAFETY: the contract of this function; the row buffers belong to the calling thread alone.
     unsafe {

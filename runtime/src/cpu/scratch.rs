@@ -2,7 +2,8 @@
 
 use std::ffi::c_void;
 
-use longgen_codegen::cpu::abi::{Calls, Item, LANES, ListedRun, TILE_ROWS};
+use longgen_codegen::cpu::Blocking;
+use longgen_codegen::cpu::abi::{Calls, Item, LANES, ListedRun, MOST_ROWS};
 
 use super::rows::{Source, gather};
 use super::table::MicroKernels;
@@ -60,17 +61,22 @@ pub struct Scratch {
     pub list: Vec<ListedRun>,
     /// D, one row.
     pub row: Vec<f32>,
-    row_index: Box<Lines>,
+    row_index: Box<Rows>,
     scores: Buffer,
     dp: Buffer,
     a_rows: Buffer,
     b_rows: Buffer,
 }
 
-/// One index per lane or row.
+/// One index per lane.
 #[derive(Debug)]
 #[repr(align(64))]
 pub struct Lines(pub [i32; LANES]);
+
+/// One index per row.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Rows([i32; MOST_ROWS]);
 
 /// What an item says about its walk, beside the scratch memory.
 #[derive(Clone, Copy, Debug)]
@@ -87,6 +93,8 @@ pub struct ItemRange {
     pub lane_count: usize,
     /// Query heads walked for each tile.
     pub heads: usize,
+    /// How rows are walked.
+    pub blocking: Blocking,
     /// Softcap times log2(e), or 0.
     pub softcap2: f32,
 }
@@ -109,11 +117,11 @@ impl Scratch {
             lane_index: Box::new(Lines([0; LANES])),
             list: Vec::new(),
             row: vec![0.0; head_dim],
-            row_index: Box::new(Lines([0; LANES])),
-            scores: Buffer::new(TILE_ROWS * LANES),
-            dp: Buffer::new(TILE_ROWS * LANES),
-            a_rows: Buffer::new(TILE_ROWS * head_dim),
-            b_rows: Buffer::new(TILE_ROWS * head_dim),
+            row_index: Box::new(Rows([0; MOST_ROWS])),
+            scores: Buffer::new(MOST_ROWS * LANES),
+            dp: Buffer::new(MOST_ROWS * LANES),
+            a_rows: Buffer::new(MOST_ROWS * head_dim),
+            b_rows: Buffer::new(MOST_ROWS * head_dim),
         }
     }
 
@@ -144,6 +152,8 @@ impl Scratch {
             row_begin: range.rows.0,
             row_end: range.rows.1,
             strips: range.lane_count.div_ceil(longgen_codegen::cpu::abi::STRIP) as i64,
+            tile_rows: range.blocking.rows.into(),
+            gather_below: range.blocking.gather_below.into(),
             heads: range.heads as i64,
             direct: i64::from(starts.0.is_some() && starts.1.is_some()),
             row_base: range.row_base,

@@ -1,5 +1,6 @@
 //! Work items: tiles of queries and tiles of keys, longest first, and the runs of listed masks.
 
+use longgen_codegen::cpu::Blocking;
 use longgen_codegen::cpu::abi::{LANES, ListedRun};
 use longgen_codegen::ir::Programs;
 use longgen_codegen::plan::{Cover, cover};
@@ -67,13 +68,14 @@ pub struct KeyTile {
     pub keys: (usize, usize),
 }
 
-/// Every query tile, those with the most keys in sight first.
+/// Every query tile, of at most the blocking's lanes, those with the most keys in sight first.
 ///
 /// Tiles are aligned in token indices, so that block patterns fall on tile borders and no tile mixes negative indices,
 /// which see nothing, with others.
-pub fn query_tiles(shape: HeadShape, sequences: &Sequences) -> Vec<QueryTile> {
-    let heads = shape.group().min(LANES);
-    let tokens = LANES / heads;
+pub fn query_tiles(shape: HeadShape, sequences: &Sequences, blocking: Blocking) -> Vec<QueryTile> {
+    let lanes = blocking.lanes as usize;
+    let heads = shape.group().min(lanes);
+    let tokens = lanes / heads;
     let mut tiles = Vec::new();
     for sequence in sequences.iter() {
         for g in 0..shape.kv_heads() {
@@ -157,12 +159,13 @@ fn keys_walked(programs: &Programs, tile: &QueryTile) -> i64 {
 }
 
 /// Every key tile, those with the most queries behind them first.
-pub fn key_tiles(shape: HeadShape, sequences: &Sequences) -> Vec<KeyTile> {
+pub fn key_tiles(shape: HeadShape, sequences: &Sequences, blocking: Blocking) -> Vec<KeyTile> {
+    let lanes = blocking.lanes as usize;
     let mut tiles = Vec::new();
     for sequence in sequences.iter() {
         for g in 0..shape.kv_heads() {
-            for begin in (0..sequence.k_len).step_by(LANES) {
-                let keys = (begin, (begin + LANES).min(sequence.k_len));
+            for begin in (0..sequence.k_len).step_by(lanes) {
+                let keys = (begin, (begin + lanes).min(sequence.k_len));
                 tiles.push(KeyTile { sequence, g, keys });
             }
         }
