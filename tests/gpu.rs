@@ -41,7 +41,7 @@ fn machine() -> Result<Machine, String> {
     let device = Device::open(0).map_err(|error| error.to_string())?;
     cuda::nvrtc()?;
     eprintln!("on {} ({:?})", device.name(), device.targets());
-    Ok(Machine { device, cache: KernelCache::new(cuda::search(), None) })
+    Ok(Machine { device, cache: KernelCache::in_memory(cuda::search()) })
 }
 
 /// Families of this machine, or of the one the tests were written for.

@@ -30,7 +30,7 @@ fn main() {
     };
     let search =
         ToolSearch { variable: std::env::var_os("LONGGEN_NVRTC").map(Into::into), ..ToolSearch::default() };
-    let cache = KernelCache::new(search, None);
+    let cache = KernelCache::in_memory(search);
     let mut out = std::io::stdout();
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         let line = line.trim();

@@ -28,6 +28,15 @@ pub struct Artifact {
     pub manifest: Manifest,
 }
 
+/// What is kept of an artifact: a cubin and how to launch it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CompiledKernel {
+    /// Device binary.
+    pub cubin: Vec<u8>,
+    /// Entry points, grids, arguments, resources.
+    pub manifest: Manifest,
+}
+
 /// Why a specification gave no artifact.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {

@@ -14,5 +14,6 @@ pub mod oracle;
 pub mod plain;
 pub mod problem;
 pub mod random;
+pub mod store;
 pub mod tensor;
 pub mod train;

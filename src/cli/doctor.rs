@@ -7,10 +7,11 @@ use std::path::Path;
 use longgen_codegen::cuda::fetch;
 use longgen_runtime::cpu::Isa;
 use longgen_runtime::driver::{Device, GpuError, driver_version};
+use longgen_runtime::store::FILE_NAME;
 use serde::Serialize;
 
 use super::kernel_args::NvrtcArgs;
-use super::{CliError, environment};
+use super::{CliError, environment, store};
 
 /// Arguments of `lgc doctor`.
 #[derive(Debug, clap::Args)]
@@ -164,13 +165,21 @@ fn cache() -> Finding {
         return Finding::missing("no folder".into(), "set LONGGEN_CACHE to one");
     };
     let nvrtc = if fetch::is_fetched(&folder) { "NVRTC fetched" } else { "NVRTC not fetched" };
-    let kernels = fs::read_dir(folder.join("kernels")).map_or(0, Iterator::count);
-    let what = format!("{}: {nvrtc}, {kernels} kernels", folder.display());
+    let what = format!("{}: {nvrtc}, {}", folder.display(), kept(&folder));
     if is_writable(&folder) {
         Finding::here(what)
     } else {
         Finding::missing(format!("{what}; it cannot be written"), "set LONGGEN_CACHE to a folder that can")
     }
+}
+
+/// What the store holds. Asking must not make one.
+fn kept(folder: &Path) -> String {
+    if !folder.join(FILE_NAME).exists() {
+        return "no kernels, no tuning results".to_owned();
+    }
+    let store = store::open();
+    format!("{} kernels, {} tuning results", store.kernels().len(), store.tuned_rows().len())
 }
 
 /// Whether files can be made in a folder, or in the closest folder above it that exists.

@@ -12,7 +12,7 @@ use longgen_codegen::spec::{Dtype, PatternCode, Shape};
 use longgen_runtime::gpu::KernelCache;
 use thiserror::Error;
 
-use super::{CliError, environment, pattern_arg};
+use super::{CliError, environment, pattern_arg, store};
 
 /// The mask to compile.
 #[derive(Debug, clap::Args)]
@@ -122,7 +122,7 @@ impl NvrtcArgs {
         self.search().nvrtc().map_err(|error| error.to_string())
     }
 
-    /// Compiled kernels, kept in the cache folder. NVRTC is looked for when a kernel is not there yet.
+    /// Compiled kernels, kept in the store. NVRTC is looked for when a kernel is not there yet.
     ///
     /// # Errors
     /// NVRTC that was to be fetched and could not be.
@@ -130,8 +130,7 @@ impl NvrtcArgs {
         if self.fetch_nvrtc {
             self.load()?;
         }
-        let folder = environment::cache_folder().map(|cache| cache.join("kernels"));
-        Ok(KernelCache::new(self.search(), folder))
+        Ok(KernelCache::new(self.search(), store::open()))
     }
 
     /// NVRTC, fetched if that was asked for and none is there.

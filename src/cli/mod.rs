@@ -23,6 +23,7 @@ mod plot;
 mod report;
 mod run;
 mod show;
+mod store;
 mod terminal;
 mod train;
 
@@ -84,6 +85,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let mut out = io::BufWriter::new(io::stdout().lock());
     let outcome = dispatch(std::env::args_os(), &mut out).and_then(|()| Ok(out.flush()?));
+    store::tell_notices();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         // The reader has seen enough: `lgc report ... | head` is no failure.

@@ -16,9 +16,10 @@ mod prepared;
 mod tensor;
 
 pub use attention::{GpuAttention, GpuOptions};
-pub use cache::{CompiledKernel, KernelCache};
+pub use cache::KernelCache;
 pub use check::{CheckReport, OutputError};
 pub use launch::{BackwardTensors, ForwardTensors};
+pub use longgen_codegen::artifact::CompiledKernel;
 pub use prepared::Prepared;
 pub use tensor::{DeviceTensor, Layout, View, ViewMut};
 

@@ -1,0 +1,180 @@
+//! Whatever the file is or becomes, the store works, says so once, and the next start finds a sound file.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use longgen_runtime::store::{Store, StoreLocation, StoreNotice};
+use rusqlite::Connection;
+
+use super::{ALL, choice, fill, found, kernel, key, open, open_quietly, place, tune_key};
+
+/// Opens an unusable file: it is set aside with one notice, the new one works, and the next start has nothing to say.
+fn is_set_aside(file: &Path, reason: &str) -> (usize, usize, usize) {
+    let (store, notices) = open(file);
+    let [StoreNotice::SetAside { aside, reason: found_reason, kept, .. }] = &notices[..] else {
+        panic!("{notices:?}")
+    };
+    assert!(found_reason.contains(reason), "{found_reason}");
+    assert!(aside.exists());
+    let counts = found(&store);
+    assert_eq!(*kept, counts.0 + counts.1 + counts.2);
+    store.put_kernel(&key(77), &kernel(77, 100));
+    drop(store);
+    assert_eq!(open_quietly(file).kernel(&key(77)), Some(kernel(77, 100)));
+    counts
+}
+
+#[test]
+fn garbage() {
+    let (_folder, file) = place();
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    for bytes in [b"garbage".repeat(1000), vec![0; 5000], b"SQLite format 3\0".to_vec()] {
+        fs::write(&file, &bytes).unwrap();
+        assert_eq!(is_set_aside(&file, "damaged"), (0, 0, 0));
+        assert_eq!(fs::read(file.with_extension("db.set-aside")).unwrap(), bytes, "nothing is destroyed");
+        fs::remove_file(&file).unwrap();
+    }
+}
+
+#[test]
+fn an_empty_file_is_a_new_one() {
+    let (_folder, file) = place();
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(&file, "").unwrap();
+    fill(&file);
+    assert_eq!(found(&open_quietly(&file)), ALL);
+}
+
+#[test]
+fn a_truncated_file_is_replaced_wherever_it_was_cut() {
+    let (_folder, file) = place();
+    fill(&file);
+    let whole = fs::read(&file).unwrap();
+    for percent in [1, 20, 50, 80, 99] {
+        fs::write(&file, &whole[..whole.len() * percent / 100]).unwrap();
+        is_set_aside(&file, "damaged");
+    }
+}
+
+#[test]
+fn damage_while_the_store_is_open_is_repaired() {
+    let (_folder, file) = place();
+    fill(&file);
+    let store = open_quietly(&file);
+    fs::write(&file, b"garbage".repeat(5000)).unwrap();
+    store.put_kernel(&key(5), &kernel(5, 20_000));
+    assert_eq!(store.kernel(&key(5)), Some(kernel(5, 20_000)));
+    let notices = store.take_notices();
+    assert!(matches!(notices[..], [StoreNotice::SetAside { .. }]), "{notices:?}");
+    assert_eq!(found(&open_quietly(&file)).0, 1);
+}
+
+#[test]
+fn overwritten_pages_lose_their_entries_and_no_others() {
+    let (_folder, file) = place();
+    fill(&file);
+    let whole = fs::read(&file).unwrap();
+    let mut survivors = 0;
+    for page in 1..whole.len() / 4096 {
+        let mut bytes = whole.clone();
+        bytes[page * 4096..][..4096].fill(0xa5);
+        fs::write(&file, &bytes).unwrap();
+        let store = Store::open(StoreLocation::File(file.clone()));
+        // Wrong entries would fail in `found`; it may notice the damage now or never, as the page is read or not.
+        let counts = found(&store);
+        survivors += counts.0 + counts.1 + counts.2;
+        store.put_kernel(&key(77), &kernel(77, 100));
+        assert_eq!(store.kernel(&key(77)), Some(kernel(77, 100)), "page {page}");
+        let _ = fs::remove_file(file.with_extension("db.set-aside"));
+    }
+    let pages = whole.len() / 4096 - 1;
+    assert!(survivors > pages * 20, "{survivors} entries of {pages} files of 30");
+}
+
+#[test]
+fn a_changed_byte_costs_its_entry_only() {
+    let (_folder, file) = place();
+    fill(&file);
+    let mut bytes = fs::read(&file).unwrap();
+    let image = kernel(3, 20_000).cubin;
+    let position = bytes.windows(64).position(|window| window == &image[..64]).expect("the image");
+    bytes[position + 10] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let store = open_quietly(&file);
+    assert_eq!(found(&store), (19, 5, 5));
+    assert_eq!(found(&store), (19, 5, 5));
+    assert!(matches!(store.take_notices()[..], [StoreNotice::Damaged { .. }]), "said once");
+    assert_eq!(found(&open_quietly(&file)), (19, 5, 5), "and removed");
+}
+
+#[test]
+fn a_changed_choice_is_no_choice() {
+    let (_folder, file) = place();
+    fill(&file);
+    let raw = Connection::open(&file).unwrap();
+    raw.execute("UPDATE tuned SET choice = replace(choice, 'tile_m=128', 'tile_m=512') WHERE made > 0", [])
+        .unwrap();
+    drop(raw);
+    let store = open_quietly(&file);
+    assert_eq!(store.tuned(&tune_key(1, 8192)), None);
+    assert_eq!(store.tuned_buckets(&tune_key(2, 8192).problem), []);
+    assert!(matches!(store.take_notices()[..], [StoreNotice::Damaged { .. }]));
+    store.put_tuned(&tune_key(1, 8192), &choice(4.0));
+    assert_eq!(store.tuned(&tune_key(1, 8192)), Some(choice(4.0)));
+}
+
+#[test]
+fn an_older_layout_is_carried_over() {
+    let (_folder, file) = place();
+    fill(&file);
+    let raw = Connection::open(&file).unwrap();
+    // A version that had no measurements yet.
+    raw.execute_batch("PRAGMA user_version = 0; DROP TABLE trial; DROP TABLE compiler").unwrap();
+    drop(raw);
+    assert_eq!(is_set_aside(&file, "older layout"), (20, 5, 0));
+}
+
+#[test]
+fn a_newer_layout_is_left_alone() {
+    let (_folder, file) = place();
+    fill(&file);
+    Connection::open(&file).unwrap().execute_batch("PRAGMA user_version = 999").unwrap();
+    let before = fs::read(&file).unwrap();
+    let (store, notices) = open(&file);
+    assert!(matches!(notices[..], [StoreNotice::Newer { found: 999, .. }]), "{notices:?}");
+    store.put_kernel(&key(1), &kernel(1, 10));
+    assert_eq!(store.kernel(&key(1)), Some(kernel(1, 10)), "kept in memory");
+    assert_eq!(fs::read(&file).unwrap(), before);
+}
+
+#[test]
+fn another_programs_database_is_set_aside() {
+    let (_folder, file) = place();
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    Connection::open(&file)
+        .unwrap()
+        .execute_batch("CREATE TABLE kernel (x); PRAGMA user_version = 1")
+        .unwrap();
+    is_set_aside(&file, "no store of this program");
+}
+
+#[test]
+fn missing_tables_are_damage() {
+    let (_folder, file) = place();
+    fill(&file);
+    Connection::open(&file).unwrap().execute_batch("DROP TABLE kernel").unwrap();
+    assert_eq!(is_set_aside(&file, "no such table"), (0, 5, 5));
+}
+
+#[test]
+fn no_place_for_a_file() {
+    for path in ["/proc/longgen/longgen.db", "/dev/null/longgen.db", "/"] {
+        let (store, notices) = open(&PathBuf::from(path));
+        let [StoreNotice::Unavailable { .. }] = &notices[..] else { panic!("{path}: {notices:?}") };
+        store.put_kernel(&key(1), &kernel(1, 10));
+        store.put_tuned(&tune_key(1, 1), &choice(1.0));
+        assert_eq!(store.kernel(&key(1)), Some(kernel(1, 10)));
+        assert_eq!(store.tuned(&tune_key(1, 1)), Some(choice(1.0)));
+        assert_eq!(store.take_notices(), [], "said once");
+    }
+}
