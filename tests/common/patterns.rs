@@ -46,6 +46,39 @@ pub fn predicate() -> impl Strategy<Value = Mask> {
     source.prop_map(|text| text.parse::<Predicate>().map_or(Mask::full(), Mask::from))
 }
 
+/// A user predicate made of comparisons that the compiler reads as bounds and residues, or nearly so.
+pub fn affine_predicate() -> impl Strategy<Value = Mask> {
+    let condition = prop_oneof![
+        (1u32..90).prop_map(|w| format!("(q - k).abs() < {w}")),
+        (-9i32..60).prop_map(|b| format!("k - 3 < {b}")),
+        (1u32..20, -3i32..5).prop_map(|(b, n)| format!("q / {b} - k / {b} <= {n}")),
+        (1u32..20, 0u32..20).prop_map(|(b, s)| format!("k >= (q + {s}) / {b} * {b} - {s}")),
+        (1u32..9, 0u32..9).prop_map(|(m, r)| format!("k % {m} == {r}")),
+        (1u32..9, 1u32..9, 0u32..3, 0u32..20)
+            .prop_map(|(b, m, s, c)| format!("(k / {b} + {s} * head + {c}) % {m} != 0")),
+        (1u32..5, 1u32..5, 0u32..3, 0u32..9).prop_map(|(w, n, s, c)| format!(
+            "(k + {} * head + {}) % {} < {w}",
+            s * w,
+            c * w,
+            n * w
+        )),
+        (1u32..5, 1u32..5, 1u32..4).prop_map(|(a, b, m)| format!("k / {a} / {b} % {m} == 1")),
+        (1u32..6, 0u32..40).prop_map(|(f, b)| format!("{f} * k >= {f} * q - {b} || 2 * (k % 3) == {b}")),
+        (1u32..20, 0u32..20).prop_map(|(b, r)| format!("q - q % {b} == k - k % {b} && max(k + {r}, k) > 1")),
+        (0u32..50).prop_map(|c| format!("(min(q, k) < {c}) == (k > {c})")),
+    ];
+    let source = condition.prop_recursive(3, 6, 3, |inner| {
+        prop_oneof![
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a}) && ({b})")),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a}) || ({b})")),
+            inner.clone().prop_map(|a| format!("!({a})")),
+            (inner.clone(), inner.clone(), inner)
+                .prop_map(|(a, b, c)| format!("if {a} {{ {b} }} else {{ {c} }}")),
+        ]
+    });
+    source.prop_map(|text| text.parse::<Predicate>().map_or_else(|error| panic!("{error}"), Mask::from))
+}
+
 /// A union of clauses, as most patterns are.
 pub fn union() -> impl Strategy<Value = Mask> {
     prop::collection::vec(clause().prop_map(Mask::Clause), 1..4).prop_map(Mask::Union)
@@ -60,7 +93,8 @@ pub fn pattern() -> impl Strategy<Value = Pattern> {
     ];
     let rule = (heads, union()).prop_map(|(heads, mask)| HeadRule { heads, layers: IndexSet::All, mask });
     (
-        prop_oneof![4 => union(), 4 => mask(), 1 => (union(), predicate()).prop_map(|(a, b)| a | b), 1 => predicate()],
+        prop_oneof![4 => union(), 4 => mask(), 1 => (union(), predicate()).prop_map(|(a, b)| a | b), 1 => predicate(),
+            2 => affine_predicate()],
         prop::option::weighted(0.3, rule),
     ).prop_filter_map(
         "the builder accepts it",

@@ -2,9 +2,10 @@
 
 use thiserror::Error;
 
+use super::recognise::recognise;
 use super::simplify::{simplify_term, simplify_union};
 use super::{Bound, Condition, HeadClass, MaskIr, Residue, Term};
-use crate::pattern::{Clause, IndexSet, Mask, Pattern};
+use crate::pattern::{Clause, IndexSet, Mask, Pattern, Predicate};
 
 /// More terms than this and a mask is refused: kernels would spend their time deciding what to compute.
 pub const MAX_TERMS: usize = 64;
@@ -53,6 +54,7 @@ fn class(heads: IndexSet, mask: &Mask) -> Result<HeadClass, LowerError> {
 /// The terms of a mask (`wanted`) or of its complement, under causality.
 fn terms_of(mask: &Mask, wanted: bool) -> Result<Vec<Term>, LowerError> {
     match (mask, wanted) {
+        (Mask::Clause(Clause::Where(predicate)), _) => Ok(predicate_terms(predicate, wanted)),
         (Mask::Clause(clause), _) => Ok(simplify_union(clause_term(clause, wanted).into_iter().collect())),
         (Mask::Union(masks), true) | (Mask::Intersection(masks), false) => either(masks, wanted),
         (Mask::Union(masks), false) | (Mask::Intersection(masks), true) => both(masks, wanted),
@@ -71,11 +73,11 @@ fn both(masks: &[Mask], wanted: bool) -> Result<Vec<Term>, LowerError> {
     masks.iter().try_fold(vec![Term::causal()], |terms, mask| product(terms, terms_of(mask, wanted)?))
 }
 
-fn sum(unions: Vec<Vec<Term>>) -> Result<Vec<Term>, LowerError> {
+pub(super) fn sum(unions: Vec<Vec<Term>>) -> Result<Vec<Term>, LowerError> {
     limited(simplify_union(unions.into_iter().flatten().collect()))
 }
 
-fn product(left: Vec<Term>, right: Vec<Term>) -> Result<Vec<Term>, LowerError> {
+pub(super) fn product(left: Vec<Term>, right: Vec<Term>) -> Result<Vec<Term>, LowerError> {
     if left.len() * right.len() > MAX_TERMS * MAX_TERMS {
         return Err(LowerError::TooManyTerms);
     }
@@ -96,6 +98,16 @@ impl Term {
         both.conditions.extend_from_slice(&other.conditions);
         both
     }
+}
+
+/// Bounds and residues where the predicate is made of those, else the predicate as it is.
+fn predicate_terms(predicate: &Predicate, wanted: bool) -> Vec<Term> {
+    if let Some(truth) = recognise(predicate) {
+        return if wanted { truth.yes } else { truth.no };
+    }
+    let mut term = Term::causal();
+    term.conditions.push(Condition { predicate: predicate.clone(), negated: !wanted });
+    vec![term]
 }
 
 /// One clause is one constraint under causality, and so is its complement; `None` when nothing is left.
@@ -125,9 +137,7 @@ fn clause_term(clause: &Clause, wanted: bool) -> Option<Term> {
             offset: offset.into(),
             negated: !wanted,
         }),
-        Clause::Where(ref predicate) => {
-            term.conditions.push(Condition { predicate: predicate.clone(), negated: !wanted })
-        }
+        Clause::Where(_) => unreachable!("predicates go through `predicate_terms`"),
     }
     simplify_term(term)
 }

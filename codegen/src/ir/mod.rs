@@ -12,8 +12,10 @@
 //! bounds that hides a column from every row have none and are *listed* instead ([`MaskIr::is_closed_form`]).
 
 mod bound;
+mod linear;
 mod lower;
 pub mod programs;
+mod recognise;
 mod residue;
 mod simplify;
 mod text;
