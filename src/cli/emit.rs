@@ -138,7 +138,7 @@ fn text(args: &Args, subject: &Subject) -> Result<String, CliError> {
             let source = ClifSource::new(&subject.ir, args.shape.head_dim as usize);
             Ok(source.map_err(CliError::failure)?.to_string())
         }
-        Stage::Cuda => Ok(source(args, subject)?.1.text),
+        Stage::Cuda => Ok(cuda(args, subject)?.text),
         Stage::Ptx => Ok(artifact(args, subject)?.ptx),
         Stage::Sass => {
             let artifact = artifact(args, subject)?;
@@ -203,6 +203,15 @@ fn source(args: &Args, subject: &Subject) -> Result<(KernelSpec, CudaSource), Cl
         Some(spec) => Ok((spec, source)),
         None => Err(CliError::usage(EmitError::OtherKernel { name: source.name })),
     }
+}
+
+/// The source that `lgc compile` would take: where NVRTC is at hand, of the first schedule that ptxas does not refuse.
+fn cuda(args: &Args, subject: &Subject) -> Result<CudaSource, CliError> {
+    let wanted = args.nvrtc.nvrtc.is_some() || args.nvrtc.fetch_nvrtc;
+    if args.load_cuda.is_none() && (wanted || args.nvrtc.load_quietly().is_ok()) {
+        return Ok(artifact(args, subject)?.source);
+    }
+    Ok(source(args, subject)?.1)
 }
 
 fn artifact(args: &Args, subject: &Subject) -> Result<Artifact, CliError> {

@@ -56,9 +56,6 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), CliError> {
     let softmax = subject.pattern.softmax();
     let input = Input::read(&args.input, &bytes, softmax, args.scale, args.backward)?;
     drop(bytes);
-    if input.unused_sink_logit {
-        writeln!(out, "note: the pattern has no sink logits, so the tensor `sink_logit` is not used")?;
-    }
     let start = Instant::now();
     let results = match args.device {
         DeviceArg::Cpu => cpu::run(&subject, &input, args.backward)?,
@@ -68,6 +65,9 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), CliError> {
     let names = results.names().join(", ");
     let bytes = results.serialize(&subject, &input).map_err(CliError::failure)?;
     files::write(&args.output, bytes).map_err(CliError::failure)?;
+    if input.unused_sink_logit {
+        writeln!(out, "note: the pattern has no sink logits, so the tensor `sink_logit` is not used")?;
+    }
     let shape = input.problem.shape;
     writeln!(
         out,
