@@ -1,6 +1,7 @@
 //! The `lgc` command line: the commands, and what they share. Each command lives in a module of its own and writes
 //! to the stream it is given; nothing here prints by itself.
 
+mod cache;
 mod check;
 mod compile;
 mod device;
@@ -77,6 +78,8 @@ enum Command {
     Eval(Box<eval::Args>),
     /// Draw the loss curves of trainings
     Plot(plot::Args),
+    /// Kernels and tuning results that are kept between runs
+    Cache(cache::Args),
     /// Fetch NVIDIA's run-time compiler into the cache
     FetchNvrtc(fetch_nvrtc::Args),
 }
@@ -116,6 +119,7 @@ fn dispatch(args: impl Iterator<Item = OsString>, out: &mut dyn Write) -> Result
         Command::Generate(args) => generate::run(&args, out),
         Command::Eval(args) => eval::run(&args, out),
         Command::Plot(args) => plot::run(&args, out),
+        Command::Cache(args) => cache::run(&args, out),
         Command::FetchNvrtc(args) => fetch_nvrtc::run(&args, out),
     }
 }

@@ -44,7 +44,7 @@ fn colours() {
 #[test]
 fn help() {
     holds("help.txt", &["--help"]);
-    for command in ["report", "show", "compile", "emit", "run", "check", "doctor", "fetch-nvrtc"] {
+    for command in ["report", "show", "compile", "emit", "run", "check", "doctor", "cache", "fetch-nvrtc"] {
         holds(&format!("help-{command}.txt"), &[command, "--help"]);
     }
 }

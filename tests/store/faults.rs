@@ -75,7 +75,8 @@ fn overwritten_pages_lose_their_entries_and_no_others() {
     fill(&file);
     let whole = fs::read(&file).unwrap();
     let mut survivors = 0;
-    for page in 1..whole.len() / 4096 {
+    let pages: Vec<usize> = (1..whole.len() / 4096).step_by(3).collect();
+    for &page in &pages {
         let mut bytes = whole.clone();
         bytes[page * 4096..][..4096].fill(0xa5);
         fs::write(&file, &bytes).unwrap();
@@ -87,8 +88,7 @@ fn overwritten_pages_lose_their_entries_and_no_others() {
         assert_eq!(store.kernel(&key(77)), Some(kernel(77, 100)), "page {page}");
         let _ = fs::remove_file(file.with_extension("db.set-aside"));
     }
-    let pages = whole.len() / 4096 - 1;
-    assert!(survivors > pages * 20, "{survivors} entries of {pages} files of 30");
+    assert!(survivors > pages.len() * 20, "{survivors} entries of {} files of 30", pages.len());
 }
 
 #[test]

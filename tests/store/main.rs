@@ -2,6 +2,7 @@
 
 mod faults;
 mod keeping;
+mod processes;
 
 use std::path::{Path, PathBuf};
 

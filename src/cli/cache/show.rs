@@ -1,0 +1,144 @@
+//! `lgc cache show ID`.
+
+use std::io::{self, Write};
+
+use longgen_codegen::artifact::{KernelEntry, Manifest};
+use longgen_runtime::store::{KernelRow, Store, Trial, TrialOutcome, TuneProblem, TunedChoice, TunedRow};
+use serde::Serialize;
+
+use super::{IdError, age, print_json};
+use crate::cli::{CliError, number};
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+enum Entry<'a> {
+    Kernel {
+        id: String,
+        made: i64,
+        image_bytes: u64,
+        manifest: &'a Manifest,
+    },
+    Tuned {
+        id: String,
+        made: i64,
+        tokens: u64,
+        problem: &'a TuneProblem,
+        choice: &'a TunedChoice,
+        trials: Vec<Trial>,
+    },
+}
+
+/// Prints the one entry whose ID begins with `id`.
+pub fn run(store: &Store, id: &str, json: bool, out: &mut dyn Write) -> Result<(), CliError> {
+    let mut kernels = store.kernels();
+    kernels.retain(|row| row.id().starts_with(id));
+    let mut tuned = store.tuned_rows();
+    tuned.retain(|row| row.key.id().starts_with(id));
+    let entry = match (&kernels[..], &tuned[..]) {
+        ([row], []) => Entry::kernel(row),
+        ([], [row]) => Entry::tuned(row, store.trials(&row.key)),
+        ([], []) => return Err(CliError::failure(IdError::None { id: id.to_owned() })),
+        _ => {
+            let count = kernels.len() + tuned.len();
+            return Err(CliError::failure(IdError::Several { id: id.to_owned(), count }));
+        }
+    };
+    if json {
+        return print_json(&entry, out);
+    }
+    entry.print(out)?;
+    Ok(())
+}
+
+impl<'a> Entry<'a> {
+    fn kernel(row: &'a KernelRow) -> Self {
+        let KernelRow { made, image_bytes, manifest, .. } = row;
+        Entry::Kernel { id: row.id(), made: *made, image_bytes: *image_bytes, manifest }
+    }
+
+    fn tuned(row: &'a TunedRow, trials: Vec<Trial>) -> Self {
+        let TunedRow { key, made, choice } = row;
+        Entry::Tuned { id: key.id(), made: *made, tokens: key.bucket, problem: &key.problem, choice, trials }
+    }
+
+    fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+        match self {
+            Entry::Kernel { id, made, image_bytes, manifest } => {
+                print_kernel(id, *made, *image_bytes, manifest, out)
+            }
+            Entry::Tuned { id, made, tokens, problem, choice, trials } => {
+                print_choice(id, *made, *tokens, problem, choice, out)?;
+                trials.iter().try_for_each(|trial| print_trial(trial, out))
+            }
+        }
+    }
+}
+
+fn print_kernel(id: &str, made: i64, bytes: u64, manifest: &Manifest, out: &mut dyn Write) -> io::Result<()> {
+    let Manifest { generator, nvrtc_version, .. } = manifest;
+    let lines = [
+        ("kernel", id.to_owned()),
+        ("pattern", manifest.pattern.trim().to_owned()),
+        ("pass", manifest.pass.to_string()),
+        ("shape", shape(manifest.shape.head_dim, manifest.shape.dtype.name())),
+        ("for", manifest.target.clone()),
+        ("schedule", manifest.schedule.clone()),
+        ("made", format!("{} ago by {generator}, NVRTC {nvrtc_version}", age(made))),
+        ("size", format!("{} bytes", number::grouped(bytes.into()))),
+    ];
+    table(&lines, out)?;
+    for kernel in &manifest.kernels {
+        let KernelEntry { name, block, resources, dynamic_smem_bytes, .. } = kernel;
+        let smem = dynamic_smem_bytes + resources.static_smem_bytes;
+        let registers = resources.registers;
+        writeln!(out, "  {name}: {block} threads, {registers} registers, {smem} bytes of shared memory")?;
+    }
+    Ok(())
+}
+
+fn print_choice(
+    id: &str,
+    made: i64,
+    tokens: u64,
+    problem: &TuneProblem,
+    choice: &TunedChoice,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let TuneProblem { target, device, driver, compiler, generator, .. } = problem;
+    let from = &choice.provenance;
+    let finished = if from.finished { "searched to the end" } else { "stopped at its budget" };
+    let tried = format!("{} of {} candidates, {finished}", from.candidates_timed, from.candidates);
+    let (shortest, longest) = (u128::from(tokens / 2 + 1), u128::from(tokens));
+    let lines = [
+        ("tuned", id.to_owned()),
+        ("pattern", from.pattern.trim().to_owned()),
+        ("pass", problem.pass.clone()),
+        ("shape", shape(problem.head_dim, &problem.dtype)),
+        ("tokens", format!("{} to {}", number::grouped(shortest), number::grouped(longest))),
+        ("for", format!("{target} on {device}, driver {driver}, {compiler}")),
+        ("schedule", choice.schedule.clone()),
+        ("time", format!("{:.2} us, spread {:.1} %", choice.seconds * 1e6, choice.spread * 100.0)),
+        ("timed", format!("{}; {tried}", from.problem)),
+        ("made", format!("{} ago by {generator}", age(made))),
+    ];
+    table(&lines, out)
+}
+
+fn print_trial(trial: &Trial, out: &mut dyn Write) -> io::Result<()> {
+    let Trial { schedule, outcome } = trial;
+    match outcome {
+        TrialOutcome::Measured(seconds) => writeln!(out, "  {:.2} us  {schedule}", seconds * 1e6),
+        TrialOutcome::Checked => writeln!(out, "  checked  {schedule}"),
+        TrialOutcome::Refused(why) => writeln!(out, "  refused  {schedule}: {why}"),
+    }
+}
+
+fn shape(head_dim: u32, dtype: &str) -> String {
+    format!("D {head_dim}, {dtype}")
+}
+
+fn table(lines: &[(&str, String)], out: &mut dyn Write) -> io::Result<()> {
+    lines
+        .iter()
+        .try_for_each(|(name, value)| writeln!(out, "{name:9} {}", value.replace('\n', "\n          ")))
+}
