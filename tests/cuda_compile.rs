@@ -8,7 +8,8 @@ use std::sync::Arc;
 use cuda::Case;
 use libtest_mimic::{Arguments, Failed, Trial};
 use longgen_codegen::artifact::Artifact;
-use longgen_codegen::cuda::nvrtc::Nvrtc;
+use longgen_codegen::cuda::engine;
+use longgen_codegen::cuda::nvrtc::{CompileOptions, Nvrtc};
 use longgen_codegen::pattern::PRESETS;
 use longgen_codegen::spec::{Dtype, KernelSpec, Pass, PatternCode, Shape};
 use longgen_codegen::target::{Family, Target};
@@ -26,7 +27,7 @@ fn main() {
 
 /// Presets as they ship; and the small patterns, which are odder, once each with everything switched on.
 fn trials(nvrtc: Option<Nvrtc>) -> Vec<Trial> {
-    let mut trials = Vec::new();
+    let (mut trials, mut engine_trials) = (Vec::new(), Vec::new());
     let mut add = |case: &Case, family: Family, shape: Shape| {
         let (pattern, nvrtc) = (Arc::new(case.code()), nvrtc.clone());
         let Shape { head_dim, dtype, .. } = shape;
@@ -35,6 +36,14 @@ fn trials(nvrtc: Option<Nvrtc>) -> Vec<Trial> {
         let run = move || compile_all(nvrtc.as_ref(), family, shape, &pattern);
         trials.push(Trial::test(name, run).with_ignored_flag(ignored));
     };
+    for operation in engine::OPERATIONS {
+        for family in [Family::Sm80, Family::Sm90] {
+            let (found, ignored) = (nvrtc.clone(), nvrtc.is_none());
+            let run = move || compile_operation(found.as_ref(), operation, Target::of_family(family));
+            engine_trials
+                .push(Trial::test(format!("engine::{operation}::{family}"), run).with_ignored_flag(ignored));
+        }
+    }
     for family in [Family::Sm80, Family::Sm90] {
         for case in PRESETS.map(Case::preset) {
             let softmax = case.pattern.softmax();
@@ -50,7 +59,16 @@ fn trials(nvrtc: Option<Nvrtc>) -> Vec<Trial> {
             add(&case, family, Shape { head_dim: 128, dtype, softcap: true, sink_logit: true });
         }
     }
+    trials.extend(engine_trials);
     trials
+}
+
+/// An operation of the engine.
+fn compile_operation(nvrtc: Option<&Nvrtc>, operation: &str, target: Target) -> Result<(), Failed> {
+    let nvrtc = nvrtc.ok_or("no NVRTC on this machine")?;
+    let source = engine::source(operation)?;
+    let compiled = nvrtc.compile(&source.text, &source.name, &CompileOptions::new(target))?;
+    Ok(compiled.report.check().map_err(|refusal| refusal.to_string())?)
 }
 
 /// Every pass that has a template of this family.

@@ -3,11 +3,13 @@
 //! In order, each using only what stands before it: [`problem`], [`tensor`], [`oracle`] (attention and its meaning),
 //! [`ops`] (operations, forward and backward), [`model`] (Llama), [`train`].
 
+pub mod blas;
 pub mod cpu;
 pub mod driver;
 pub mod eval;
 pub mod generate;
 pub mod gpu;
+pub mod gpu_ops;
 pub mod model;
 pub mod ops;
 pub mod oracle;

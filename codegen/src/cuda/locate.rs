@@ -89,15 +89,17 @@ impl ToolSearch {
         self.cuda_home.clone().into_iter().chain([PathBuf::from(DEFAULT_TOOLKIT)])
     }
 
-    fn toolkit_library_folders(&self) -> Vec<PathBuf> {
+    /// The folders of the CUDA toolkits' libraries that exist.
+    pub fn toolkit_library_folders(&self) -> Vec<PathBuf> {
         self.toolkits()
             .flat_map(|root| [root.join("lib64"), root.join("lib")])
             .filter(|f| f.is_dir())
             .collect()
     }
 
-    /// Python's package folders, asked of Python itself: virtual environments and user installs move them.
-    fn package_folders(&self, tried: &mut Vec<String>) -> Vec<PathBuf> {
+    /// Python's package folders, asked of Python itself: virtual environments and user installs move them. `tried` gets
+    /// the reason when there is no answer.
+    pub fn package_folders(&self, tried: &mut Vec<String>) -> Vec<PathBuf> {
         const QUESTION: &str = "import site, sys\nfor p in sys.path + site.getsitepackages() + \
                                 [site.getusersitepackages()]:\n    if p.endswith('-packages'): print(p)";
         let Some(python) = &self.python else { return Vec::new() };

@@ -3,6 +3,7 @@
 
 pub mod abi;
 pub mod config;
+pub mod engine;
 pub mod fetch;
 pub mod kernels;
 pub mod locate;

@@ -58,12 +58,21 @@ impl Buffer {
     /// # Errors
     /// [`GpuError::TooSmall`] when they do not fit, or [`GpuError::Call`].
     pub fn write<T: Pod>(&mut self, values: &[T]) -> Result<(), GpuError> {
+        self.write_at(0, values)
+    }
+
+    /// The same from byte `start` on.
+    ///
+    /// # Errors
+    /// As [`Buffer::write`].
+    pub fn write_at<T: Pod>(&mut self, start: usize, values: &[T]) -> Result<(), GpuError> {
         let bytes: &[u8] = bytemuck::cast_slice(values);
-        if bytes.len() > self.bytes {
-            return Err(GpuError::TooSmall { name: "buffer", found: self.bytes, needed: bytes.len() });
+        let needed = start.saturating_add(bytes.len());
+        if needed > self.bytes {
+            return Err(GpuError::TooSmall { name: "buffer", found: self.bytes, needed });
         }
         if !bytes.is_empty() {
-            let mut view = self.slice.slice_mut(..bytes.len());
+            let mut view = self.slice.slice_mut(start..needed);
             self.stream.inner().memcpy_htod(bytes, &mut view).map_err(failed("copying to the GPU"))?;
             self.stream.synchronize()?;
         }

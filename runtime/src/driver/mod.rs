@@ -8,12 +8,14 @@
 mod buffer;
 mod device;
 mod module;
+mod span;
 mod stream;
 mod tensor_map;
 
 pub use buffer::Buffer;
 pub use device::{Device, driver_version};
 pub use module::{Argument, Function, Grid, Module};
+pub use span::Span;
 pub use stream::{Event, Graph, Stream};
 pub use tensor_map::{TensorMap, TensorMapShape};
 

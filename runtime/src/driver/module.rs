@@ -37,8 +37,12 @@ pub enum Argument<'a> {
     Params(&'a Params),
     /// A tensor map.
     Map(&'a TensorMap),
-    /// A device address, 0 for null.
+    /// A device address, 0 for null, or any other number of 64 bits.
     Address(u64),
+    /// An `int`.
+    Int(i32),
+    /// A `float`.
+    Float(f32),
 }
 
 impl Module {
@@ -108,6 +112,8 @@ impl Function {
                 Argument::Params(params) => std::ptr::from_ref::<Params>(params).cast_mut().cast(),
                 Argument::Map(map) => std::ptr::from_ref::<TensorMap>(map).cast_mut().cast(),
                 Argument::Address(address) => std::ptr::from_ref::<u64>(address).cast_mut().cast(),
+                Argument::Int(int) => std::ptr::from_ref::<i32>(int).cast_mut().cast(),
+                Argument::Float(float) => std::ptr::from_ref::<f32>(float).cast_mut().cast(),
             })
             .collect();
         let [x, y, z] = grid.blocks;

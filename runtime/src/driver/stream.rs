@@ -27,6 +27,15 @@ impl Stream {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
 
+    /// The driver's handle, with its context made current on this thread, for a library that is called with it.
+    ///
+    /// # Errors
+    /// [`GpuError::Call`].
+    pub(crate) fn handle(&self) -> Result<*mut std::ffi::c_void, GpuError> {
+        self.inner.context().bind_to_thread().map_err(failed("binding the GPU's context"))?;
+        Ok(self.inner.cu_stream().cast())
+    }
+
     /// Waits for everything submitted. Faults of kernels surface here.
     ///
     /// # Errors

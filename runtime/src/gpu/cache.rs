@@ -10,6 +10,7 @@ use longgen_codegen::cuda::locate::ToolSearch;
 use longgen_codegen::cuda::nvrtc::{CompileOptions, Nvrtc};
 use longgen_codegen::cuda::source::CudaSource;
 use longgen_codegen::spec::KernelSpec;
+use longgen_codegen::target::Target;
 
 use crate::store::{KernelKey, Store, StoreLocation};
 
@@ -22,6 +23,8 @@ pub struct KernelCache {
     version: OnceLock<String>,
     store: Arc<Store>,
     memory: Mutex<HashMap<String, Arc<CompiledKernel>>>,
+    /// Sources that are no kernel of a specification.
+    cubins: Mutex<HashMap<String, Arc<Vec<u8>>>>,
     /// By the fingerprint of the specification.
     replaced: HashMap<String, CudaSource>,
 }
@@ -35,6 +38,7 @@ impl KernelCache {
             version: OnceLock::new(),
             store,
             memory: Mutex::new(HashMap::new()),
+            cubins: Mutex::new(HashMap::new()),
             replaced: HashMap::new(),
         }
     }
@@ -104,6 +108,25 @@ impl KernelCache {
         let kernel = Arc::new(kernel);
         self.lock().insert(hash, kernel.clone());
         Ok(kernel)
+    }
+
+    /// The binary of a source that is no attention kernel and whose launches its caller knows. It is made once in a
+    /// process and not stored.
+    ///
+    /// # Errors
+    /// As [`KernelCache::get`]; a source that spills is refused.
+    pub fn cubin(&self, source: &CudaSource, target: Target) -> Result<Arc<Vec<u8>>, BuildError> {
+        let options = CompileOptions::new(target);
+        let hash = KernelKey::source_hash(source, &options);
+        if let Some(found) = self.cubins.lock().unwrap_or_else(PoisonError::into_inner).get(&hash) {
+            return Ok(found.clone());
+        }
+        let compiled = self.nvrtc()?.compile(&source.text, &source.name, &options)?;
+        let refused = |refusal| BuildError::Refused { name: source.name.clone(), refusal };
+        compiled.report.check().map_err(refused)?;
+        let cubin = Arc::new(compiled.cubin);
+        self.cubins.lock().unwrap_or_else(PoisonError::into_inner).insert(hash, cubin.clone());
+        Ok(cubin)
     }
 
     fn kept(&self, source: &str, nvrtc: String) -> Option<CompiledKernel> {

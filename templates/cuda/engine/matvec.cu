@@ -1,0 +1,118 @@
+// Products of a decode step: few rows x [T, K] times weights W [N, K]. Bound by reading W, which happens once.
+//
+//   matvec_T (T = 1, 2, 4, 8)    y[t, n] = sum_k x[t, k] W[n, k]      grid x covers pairs of weight rows, one pair a warp
+//
+// With `norm` [K] (else null) x is normed on the way: y[t, n] = r_t * sum_k x[t, k] norm[k] W[n, k], where every warp finds
+// r_t = 1 / sqrt(mean(x_t^2) + eps) for itself while it reads x anyway.
+//
+// What becomes of a pair of sums, `kind`:
+//   kStore    y [T, N] bf16                                            rows 2 p and 2 p + 1
+//   kAdd      y [T, N] bf16 is added to (the residual stream)          rows 2 p and 2 p + 1
+//   kSwiglu   y [T, N / 2] bf16 = silu(first) * second                 rows p and N / 2 + p, gate and up
+//   kFloat    y [T, N] float                                           rows 2 p and 2 p + 1
+#include "engine/rows.cuh"
+
+namespace lg {
+
+enum Kind { kStore, kAdd, kSwiglu, kFloat };
+constexpr int kUnroll = 4;  // octets of each row in flight per lane
+
+// Sums of two rows with each x, and of the squares of x.
+template <int kTokens>
+struct Sums {
+    float first[kTokens] = {}, second[kTokens] = {}, squares[kTokens] = {};
+
+    LG_DEVICE void add(const uint4& w0, const uint4& w1, const Half* x, const Half* norm, int octet, int inputs, int tokens) {
+        const Octet a = unpack(w0), b = unpack(w1);
+        Octet weight;
+        if (norm != nullptr) weight = load_octet(norm, octet);
+#pragma unroll
+        for (int t = 0; t < kTokens; ++t) {
+            if (t >= tokens) break;
+            const Octet v = load_octet(x + i64(t) * inputs, octet);
+#pragma unroll
+            for (int n = 0; n < kOctet; ++n) {
+                float value = v.x[n];
+                if (norm != nullptr) {
+                    squares[t] += value * value;
+                    value *= weight.x[n];
+                }
+                first[t] += value * a.x[n];
+                second[t] += value * b.x[n];
+            }
+        }
+    }
+};
+
+LG_DEVICE void finish(int kind, void* y, i64 row, int pair, int outputs, float first, float second) {
+    Half* half = static_cast<Half*>(y);
+    if (kind == kSwiglu) {
+        half[row * (outputs / 2) + pair] = float_to_half(first * sigmoid(first) * second);
+        return;
+    }
+    const i64 at = row * outputs + 2 * pair;
+    if (kind == kFloat) {
+        static_cast<float*>(y)[at] = first;
+        if (2 * pair + 1 < outputs) static_cast<float*>(y)[at + 1] = second;
+        return;
+    }
+    if (kind == kAdd) {
+        first += half_to_float(half[at]);
+        second += half_to_float(half[at + 1]);
+    }
+    half[at] = float_to_half(first);
+    half[at + 1] = float_to_half(second);
+}
+
+template <int kTokens>
+LG_DEVICE void matvec(const Half* x, const Half* weights, const Half* norm, void* y, int inputs, int outputs, int tokens, int kind,
+                      float eps) {
+    const int lane = threadIdx.x % kWarpSize;
+    const int pair = blockIdx.x * (blockDim.x / kWarpSize) + threadIdx.x / kWarpSize;
+    if (pair >= ceil_div(outputs, 2)) return;
+    const int first = kind == kSwiglu ? pair : 2 * pair;
+    const int second = kind == kSwiglu ? outputs / 2 + pair : min_int(first + 1, outputs - 1);
+    const Half* w0 = weights + i64(first) * inputs;
+    const Half* w1 = weights + i64(second) * inputs;
+    Sums<kTokens> sums;
+    const int octets = inputs / kOctet;
+    int octet = lane;
+    for (; octet + (kUnroll - 1) * kWarpSize < octets; octet += kUnroll * kWarpSize) {
+        uint4 a[kUnroll], b[kUnroll];
+#pragma unroll
+        for (int u = 0; u < kUnroll; ++u) {
+            a[u] = load_once(w0, octet + u * kWarpSize);
+            b[u] = load_once(w1, octet + u * kWarpSize);
+        }
+#pragma unroll
+        for (int u = 0; u < kUnroll; ++u) sums.add(a[u], b[u], x, norm, octet + u * kWarpSize, inputs, tokens);
+    }
+    for (; octet < octets; octet += kWarpSize) {
+        sums.add(load_once(w0, octet), load_once(w1, octet), x, norm, octet, inputs, tokens);
+    }
+#pragma unroll
+    for (int t = 0; t < kTokens; ++t) {
+        if (t >= tokens) break;
+        float one = warp_sum(sums.first[t]), two = warp_sum(sums.second[t]);
+        if (norm != nullptr) {
+            const float scale = rsqrtf(warp_sum(sums.squares[t]) / inputs + eps);
+            one *= scale;
+            two *= scale;
+        }
+        if (lane == 0) finish(kind, y, t, pair, outputs, one, two);
+    }
+}
+
+}  // namespace lg
+
+#define LG_MATVEC(kTokens)                                                                                                    \
+    extern "C" __global__ void __launch_bounds__(256)                                                                         \
+        matvec_##kTokens(const lg::Half* x, const lg::Half* weights, const lg::Half* norm, void* y, int inputs, int outputs,  \
+                         int tokens, int kind, float eps) {                                                                   \
+        lg::matvec<kTokens>(x, weights, norm, y, inputs, outputs, tokens, kind, eps);                                         \
+    }
+
+LG_MATVEC(1)
+LG_MATVEC(2)
+LG_MATVEC(4)
+LG_MATVEC(8)

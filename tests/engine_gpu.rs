@@ -1,0 +1,75 @@
+//! The engine on a GPU: every operation against its form on the CPU, and the whole model against the CPU's. Without a GPU,
+//! NVRTC or cuBLASLt every test is reported as ignored, by name.
+//!
+//! The binary needs a driver, NVRTC and cuBLASLt, nothing else: copied to such a machine it runs as it is.
+
+mod cuda;
+#[path = "engine_gpu/ops.rs"]
+mod ops;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use longgen_runtime::blas::{Blas, BlasSearch};
+use longgen_runtime::driver::{Device, Stream};
+use longgen_runtime::gpu::KernelCache;
+use longgen_runtime::gpu_ops::Ops;
+
+/// What every test needs.
+pub struct Machine {
+    /// The first GPU.
+    pub device: Device,
+    /// Kernels compiled so far.
+    pub cache: KernelCache,
+    /// Where cuBLASLt is.
+    pub blas: BlasSearch,
+}
+
+/// The operations on a stream.
+pub struct Engine {
+    /// The stream.
+    pub stream: Stream,
+    /// Element-wise operations.
+    pub ops: Ops,
+    /// Products.
+    pub blas: Blas,
+}
+
+impl Machine {
+    fn find() -> Result<Machine, String> {
+        let device = Device::open(0).map_err(|error| error.to_string())?;
+        cuda::nvrtc()?;
+        let variable = std::env::var_os("LONGGEN_CUBLASLT").map(Into::into);
+        let blas = BlasSearch { option: None, variable, tools: cuda::search() };
+        let found = blas.find().map_err(|error| error.to_string())?;
+        eprintln!("on {} with {found:?}", device.name());
+        Ok(Machine { device, cache: KernelCache::in_memory(cuda::search()), blas })
+    }
+
+    /// Loads the operations.
+    pub fn engine(&self) -> Result<Engine, Failed> {
+        let stream = self.device.stream()?;
+        let ops = Ops::new(&self.device, &self.cache, &stream)?;
+        let blas = Blas::new(&self.blas, &stream)?;
+        Ok(Engine { stream, ops, blas })
+    }
+}
+
+/// A test on such a machine.
+pub type Test = fn(&Machine) -> Result<(), Failed>;
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // One test at a time: each may take most of the device's memory.
+    arguments.test_threads.get_or_insert(1);
+    let found = Machine::find();
+    if let Err(reason) = &found {
+        eprintln!("ignored: {reason}");
+    }
+    let machine = found.ok().map(std::sync::Arc::new);
+    let trial = |(name, run): &(&str, Test)| {
+        let (machine, run) = (machine.clone(), *run);
+        let ignored = machine.is_none();
+        let body = move || run(machine.as_deref().ok_or("no GPU")?);
+        Trial::test(*name, body).with_ignored_flag(ignored)
+    };
+    libtest_mimic::run(&arguments, ops::ALL.iter().map(trial).collect()).exit();
+}
