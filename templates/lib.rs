@@ -34,6 +34,8 @@ pub const FILES: &[(&str, &str)] = table![
     "sm90/backward.cu",
     "sm90/backward_convert_dq.cu",
     "sm90/forward.cu",
+    "sm90/forward_producer.cuh",
+    "sm90/forward_shared.cuh",
     "tile/copy.cuh",
     "tile/gradient.cuh",
     "tile/layout.cuh",

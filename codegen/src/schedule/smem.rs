@@ -12,14 +12,15 @@ pub fn smem_bytes(pass: Pass, family: Family, shape: &Shape, schedule: &Schedule
     match (pass, family) {
         // Q, then rings of K and V.
         (Pass::Forward, Family::Sm80) => queries + 2 * stages * keys,
-        // Two stages of Q and the staging of O, rings of K and V, barriers of the three rings, four messages of 32 bytes,
-        // two ints per piece of a stage.
+        // Two stages of Q and the staging of O, rings of K and V, barriers of these and of the ring of steps, eight steps of
+        // 48 bytes, four messages of 32, two ints per piece of a stage.
         (Pass::Forward, Family::Sm90) => {
-            let barriers = ring_barriers(2) + 2 * ring_barriers(stages);
+            let barriers = ring_barriers(2) + 2 * ring_barriers(stages) + ring_barriers(8);
             ALIGNMENT
                 + 3 * queries
                 + 2 * stages * keys
                 + barriers
+                + 8 * 48
                 + 4 * 32
                 + 8 * stages * (tile_n / PIECE_KEYS)
         }
@@ -37,7 +38,7 @@ pub fn smem_bytes(pass: Pass, family: Family, shape: &Shape, schedule: &Schedule
         }
         // Q, then rings of the warps' slices of K and V, reused to merge the warps.
         (Pass::Decode, _) => 16 * row + 2 * stages * keys,
-        (Pass::BackwardDelta | Pass::BackwardConvertDq | Pass::DecodeCombine, _) => 0,
+        (Pass::BackwardDelta | Pass::BackwardConvertDq, _) => 0,
     }
 }
 

@@ -2,31 +2,34 @@
 //
 //   S = Q K^T       s = scale S, capped, masked       P = exp(s - m), m the running row maximum       O = P V / rowsum(P)
 //
-// Warpgroup 0 produces (one thread works), warpgroups 1 .. kConsumers consume; consumer c owns rows [64 c, 64 c + 64) of the
-// query tile. Registers of a consumer thread at D = 128, kTileN = 128: S 64, O 64, P 32.
+// Warpgroup 0 produces: one thread of its first warp loads, one of its second walks ahead and tells the loader what. Warpgroups
+// 1 .. kConsumers consume; consumer c owns rows [64 c, 64 c + 64) of the query tile. Registers of a consumer thread at D = 128,
+// kTileN = 128: S 64, O 64, P 32.
 //
-//   producer                                  consumer
-//     for each query tile                       for each query tile
-//       wait Q empty; send tile, load Q           wait Q; S_0 = Q K_0^T; softmax
-//       for each key tile n of the walk           for each further key tile n
-//         wait K empty; send (n, last?, kind), load my turn: issue S_n = Q K_n^T, issue O += P V_(n-1); pass the turn
-//         wait V empty; load                        wait S_n, free K_n (and Q after the last); softmax of S_n
-//     send "no more tiles"                          wait O, free V_(n-1); rescale O where a maximum grew; P = S_n
-//                                                 O += P V_last; write O and log-sum-exp
+//   walker                     loader                                  consumer
+//     for each query tile        for each step                           for each query tile
+//       for each key tile          if it starts a query tile:              wait Q; S_0 = Q K_0^T; softmax
+//         wait step empty            wait Q empty; send tile, load Q       for each further key tile n
+//         send step                wait K empty; send (n, last?), load       my turn: issue S_n = Q K_n^T, O += P V_(n-1); pass it
+//     send "no more tiles"         wait V empty; load                        wait S_n, free K_n (and Q after the last); softmax of S_n
+//                                                                            wait O, free V_(n-1); rescale O where a maximum grew; P = S_n
+//                                                                          O += P V_last; write O and log-sum-exp
 //
 // A key tile is gathered from kPieces pieces of kPieceN keys, each with its own place, kind and box: with pieces of 64 the
 // blocks of a stride fill a tile that is 128 wide. The last tile's second piece may be absent: masked, its V rows zero.
 //
-// Only the producer evaluates the pattern's bounds: it sends each key tile's number and kind beside the data, so that the
-// consumers' hot loop holds no integer code of the pattern, except the predicate itself in tiles of the general kind.
+// Only the walker evaluates the pattern's bounds: each key tile's number and kind travel beside the data, so that the
+// consumers' hot loop holds no integer code of the pattern, except the predicate itself in tiles of the general kind. The walk is
+// a long chain of integer code, as long as a step of the consumers where each piece is a run of its own, and longer where a query
+// tile begins: so it runs up to kSteps key tiles ahead.
 //
 // Shared memory (bytes; T = 2 D kTileN):   D 128, 128 x 128, 2 stages      D 64, 192 x 128, 2 stages
 //   Q   two stages of 2 D kTileM                 65536                          49152
 //   K   kStages T                                65536                          32768
 //   V   kStages T                                65536                          32768
 //   O   2 D kTileM                               32768                          24576
-//   barriers, messages                             240                            240
-//   plus 1024 to align the start                230640                         140528
+//   barriers, messages                             768                            768
+//   plus 1024 to align the start                231168                         141056
 //
 // Synchronisation. Each ring stage has a `full` barrier (1 arrival, by the producer, plus the bytes announced) and an `empty`
 // barrier (one arrival of each consumer warp). A message is an ordinary store before the producer's arrival on `full`, and is
@@ -48,191 +51,9 @@
 //   maps      each [token, head, D], 16-bit, strides from Params; dims {D, heads, tokens}, box {64, 1, rows}, swizzle 128 B,
 //             no interleave, out of bounds zero: q rows = kTileM over (H, total_q); k, v rows = kPieceN over (G, total_k)
 //   next_tile one int, zero before the launch: tiles are then handed out as blocks finish; or null: every gridDim.x-th tile
-#include "tile/sm90_scores.cuh"
+#include "sm90/forward_producer.cuh"
 
 namespace lg {
-
-static_assert(kTileM == 64 * kConsumers, "one consumer warpgroup for 64 query rows");
-static_assert(kThreads == kWarpgroup * (1 + kConsumers), "one producer warpgroup");
-static_assert(kTileN == 128, "two pieces, and S is one product");
-
-constexpr int kQueryStages = 2;
-constexpr int kPieceN = 64;
-constexpr int kPieces = kTileN / kPieceN;
-
-// Offsets from the aligned start of shared memory.
-constexpr int kQueryAt = 0;
-constexpr int kKeyAt = kQueryAt + kQueryStages * tile_bytes(kTileM);
-constexpr int kValueAt = kKeyAt + kStages * tile_bytes(kTileN);
-constexpr int kOutputAt = kValueAt + kStages * tile_bytes(kTileN);
-constexpr int kBarriersAt = kOutputAt + tile_bytes(kTileM);
-constexpr int kMessagesAt = kBarriersAt + RingBarriers<kQueryStages>::kBytes + 2 * RingBarriers<kStages>::kBytes;
-
-// A message about a piece of a key tile: number of the piece among the keys * 8 + last * 4 + kind. `last` counts in the first
-// piece, for the whole tile.
-constexpr int kLast = 4;
-constexpr int kTileShift = 3;
-
-LG_DEVICE int first_key(int message) { return (message >> kTileShift) * kPieceN; }
-
-// What the producer tells the consumers about a query tile.
-struct TileMessage {
-    int valid;      // 0: no more tiles
-    int head;
-    int g;
-    int token;      // first row, in the packed queries
-    int rows;       // rows before the end of the sequence, 1 .. kTileM
-    int index;      // query index of the first row
-    int key_len;
-    int any_keys;   // 0: no key tile follows
-};
-constexpr int kTileMessages = 2 * kQueryStages;
-
-constexpr int kForwardSmemBytes = 1024 + kMessagesAt + kTileMessages * 32 + 8 * kPieces * kStages;
-static_assert(kForwardSmemBytes <= 232448, "one block's shared memory");
-
-struct Shared {
-    u32 start;
-    TileMessage* tiles;              // [kTileMessages] in turn: read until O is written, that is after Q was released
-    int* keys;                       // [kStages][kPieces] beside K: the messages
-    int* real_keys;                  // [kStages][kPieces] beside V: keys from the piece's first to the end of the sequence
-    RingBarriers<kQueryStages> q;
-    RingBarriers<kStages> k, v;
-
-    LG_DEVICE explicit Shared(char* raw) {
-        char* aligned = raw + ((1024 - (shared_address(raw) & 1023)) & 1023);
-        start = shared_address(aligned);
-        tiles = reinterpret_cast<TileMessage*>(aligned + kMessagesAt);
-        keys = reinterpret_cast<int*>(tiles + kTileMessages);
-        real_keys = keys + kPieces * kStages;
-        q.base = start + kBarriersAt;
-        k.base = q.base + RingBarriers<kQueryStages>::kBytes;
-        v.base = k.base + RingBarriers<kStages>::kBytes;
-    }
-    LG_DEVICE TileMessage& tile_message(const Ring<kQueryStages>& at) const { return tiles[at.count % kTileMessages]; }
-    LG_DEVICE u32 query_stage(int stage) const { return start + kQueryAt + stage * tile_bytes(kTileM); }
-    LG_DEVICE u32 key_stage(int stage) const { return start + kKeyAt + stage * tile_bytes(kTileN); }
-    LG_DEVICE u32 value_stage(int stage) const { return start + kValueAt + stage * tile_bytes(kTileN); }
-};
-
-// ---- producer -----------------------------------------------------------------------------------------------------------
-
-LG_DEVICE u32 work_items(const Params& p) { return opaque(ceil_div(p.max_q, kTileM)) * p.heads * p.batch; }
-
-// Work item w: query tiles of a head from the last (longest) to the first, then the next head, then the next sequence. The
-// divisors are opaque because their hoisted reciprocals would take registers that the producer does not have.
-LG_DEVICE bool describe_tile(const Params& p, u32 w, TileMessage& tile, int& sequence, int& q_tile, int& k_begin) {
-    const u32 tiles = opaque(ceil_div(p.max_q, kTileM)), heads = opaque(p.heads);
-    const u32 row = w / tiles, head = row % heads;
-    sequence = row / heads;
-    tile.head = head;
-    q_tile = tiles - 1 - (w - row * tiles);
-    const Sequence s = load_sequence(p, sequence);
-    const int first = q_tile * kTileM;
-    tile.valid = 1;
-    tile.g = head * p.kv_heads / heads;
-    tile.token = s.q_begin + first;
-    tile.rows = min_int(kTileM, s.q_len - first);
-    tile.index = s.q_offset + first;
-    tile.key_len = s.k_len;
-    k_begin = s.k_begin;
-    return tile.rows > 0;
-}
-
-struct Producer {
-    const Params& p;
-    const TensorMap& q_map;
-    const TensorMap& k_map;
-    const TensorMap& v_map;
-    const Shared& shared;
-    Ring<kQueryStages> q_at;
-    Ring<kStages> at;                // of K and of V
-    int k_begin;                     // first key of the sequence, in the packed keys
-
-    LG_DEVICE void send_queries(const TileMessage& tile) {
-        const u32 full = shared.q.full(q_at.stage());
-        barrier_arrive_expecting(full, tile_bytes(kTileM));
-        tma_load_tile<kTileM>(shared.query_stage(q_at.stage()), q_map, full, tile.head, tile.token);
-        q_at.advance();
-    }
-
-    LG_DEVICE void send_keys(const int (&messages)[kPieces], int last, int g, int key_len) {
-        const u32 k_full = shared.k.full(at.stage()), v_full = shared.v.full(at.stage());
-        int bytes = 0;
-        shared.k.wait_empty(at);
-        for (int piece = 0; piece < kPieces; ++piece) {
-            shared.keys[at.stage() * kPieces + piece] = messages[piece] + (piece == 0 ? last : 0);
-            if (messages[piece] != kAbsent) bytes += tile_bytes(kPieceN);
-        }
-        barrier_arrive_expecting(k_full, bytes);
-        load_pieces(messages, shared.key_stage(at.stage()), k_map, k_full, g);
-        shared.v.wait_empty(at);
-        for (int piece = 0; piece < kPieces; ++piece) {
-            const bool absent = messages[piece] == kAbsent;
-            shared.real_keys[at.stage() * kPieces + piece] = absent ? 0 : key_len - first_key(messages[piece]);
-        }
-        barrier_arrive_expecting(v_full, bytes);
-        load_pieces(messages, shared.value_stage(at.stage()), v_map, v_full, g);
-        at.advance();
-    }
-
-    LG_DEVICE void load_pieces(const int (&messages)[kPieces], u32 tile, const TensorMap& map, u32 full, int g) const {
-        for (int piece = 0; piece < kPieces; ++piece) {
-            if (messages[piece] == kAbsent) continue;
-            tma_load_tile<kTileN>(tile + piece * panel_bytes(kPieceN), map, full, g, k_begin + first_key(messages[piece]));
-        }
-    }
-
-    // The messages about the next key tile of the walk, not yet known to be the last. False when there is none. Rolled, and
-    // the pieces moved through the array, because the walk is long code and the producer has few registers.
-    LG_DEVICE static bool next_tile(KeyWalk<kPieceN>& walk, int (&messages)[kPieces]) {
-#pragma unroll 1
-        for (int piece = 0; piece < kPieces; ++piece) {
-            int n, kind;
-            const bool found = walk.next(n, kind);
-            messages[0] = messages[kPieces - 1];
-            messages[kPieces - 1] = found ? (n << kTileShift) + kind : kAbsent;
-        }
-        return messages[0] != kAbsent;
-    }
-
-    // One key tile late, so that the last one can be told apart.
-    LG_DEVICE void send_tile(TileMessage& tile, int sequence, int q_tile) {
-        KeyWalk<kPieceN> walk(p, sequence, tile.g, q_tile, tile.index, tile.index + tile.rows, tile.key_len);
-        int messages[kPieces], ahead[kPieces] = {};
-        bool started = false, more;
-        do {
-            more = next_tile(walk, ahead);
-            if (started) {
-                send_keys(messages, more ? 0 : kLast, walk.g, walk.key_len);
-            } else {
-                tile.any_keys = more;
-                send_queries(tile);
-            }
-            started = true;
-            for (int piece = 0; piece < kPieces; ++piece) messages[piece] = ahead[piece];
-        } while (more);
-    }
-
-    LG_DEVICE void send_end_of_tiles() {
-        shared.q.wait_empty(q_at);
-        shared.tile_message(q_at).valid = 0;
-        barrier_arrive(shared.q.full(q_at.stage()));
-    }
-
-    LG_DEVICE void run(int* next_tile) {
-        u32 w = blockIdx.x;
-        while (w < work_items(p)) {
-            // The message is written where the consumers read it: it need not pass through registers.
-            shared.q.wait_empty(q_at);
-            TileMessage& tile = shared.tile_message(q_at);
-            int sequence, q_tile;
-            if (describe_tile(p, w, tile, sequence, q_tile, k_begin)) send_tile(tile, sequence, q_tile);
-            w = gridDim.x + (next_tile ? atomicAdd(next_tile, 1) : w);
-        }
-        send_end_of_tiles();
-    }
-};
 
 // ---- consumer -----------------------------------------------------------------------------------------------------------
 
@@ -408,6 +229,7 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1)
         shared.q.init(1, 4 * kConsumers);
         shared.k.init(1, 4 * kConsumers);
         shared.v.init(1, 4 * kConsumers);
+        shared.step.init(1, 1);
         barrier_init_done();
     }
     __syncthreads();
@@ -417,8 +239,11 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1)
             prefetch_map(q_map);
             prefetch_map(k_map);
             prefetch_map(v_map);
-            Producer producer{p, q_map, k_map, v_map, shared};
-            producer.run(next_tile);
+            Loader loader{p, q_map, k_map, v_map, shared};
+            loader.run();
+        } else if (threadIdx.x == kWarpSize) {
+            Walker walker{p, shared};
+            walker.run(next_tile);
         }
     } else {
         registers_claim<kConsumerRegisters>();
