@@ -13,7 +13,6 @@ macro_rules! table {
 /// Every template: name and text, sorted by name.
 pub const FILES: &[(&str, &str)] = table![
     "decode.cu",
-    "decode_combine.cu",
     "engine/cache.cu",
     "engine/cross_entropy.cu",
     "engine/embedding.cu",

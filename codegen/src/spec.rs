@@ -90,10 +90,8 @@ pub enum Pass {
     BackwardFused,
     /// The f32 sums of dQ, scaled and rounded.
     BackwardConvertDq,
-    /// O for one query token per sequence, split over the keys.
+    /// O and LSE for one query token per sequence, split over the keys.
     Decode,
-    /// The merge of the splits.
-    DecodeCombine,
 }
 
 impl Pass {
@@ -103,7 +101,7 @@ impl Pass {
     }
 
     /// Every pass, in the order they run.
-    pub const ALL: [Pass; 8] = [
+    pub const ALL: [Pass; 7] = [
         Pass::Forward,
         Pass::BackwardDelta,
         Pass::BackwardDkv,
@@ -111,7 +109,6 @@ impl Pass {
         Pass::BackwardFused,
         Pass::BackwardConvertDq,
         Pass::Decode,
-        Pass::DecodeCombine,
     ];
 
     /// Whether a family has a template for this pass and shape.
@@ -159,7 +156,6 @@ impl Pass {
             Pass::BackwardFused => "backward_fused",
             Pass::BackwardConvertDq => "backward_convert_dq",
             Pass::Decode => "decode",
-            Pass::DecodeCombine => "decode_combine",
         }
     }
 }

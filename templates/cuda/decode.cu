@@ -1,32 +1,37 @@
-// Decode attention, one query token per sequence, for sm_80 and later (both families use it). First of two kernels: each block
-// takes a share of the keys and writes a partial result; `decode_combine.cu` merges them.
+// Decode attention, one query token per sequence, for sm_80 and later (both families use it). Each block takes a share of the
+// keys; the last block of a (sequence, KV head) to finish merges the partial results of all.
 //
-//   s_hj = score(q_h . k_j)    O_h = sum_j exp(s_hj - lse_h) v_j    lse_h = log(sum_j exp(s_hj))    over the block's keys j
+//   s_hj = score(q_h . k_j)    O_h = sum_j exp(s_hj - lse_h) v_j    lse_h = log(exp(sink_h) + sum_j exp(s_hj))
 //
 // The query heads of a KV head are the rows of one 16-row mma tile, so K and V are read once for all of them (groups of more
-// than 16 heads take another pass). The kernel is bound by memory: a tile of kTileN keys is cut into one slice per warp, and
-// each warp copies, waits for and consumes its own slices, kStages - 1 of them in flight, meeting the others only at the end.
+// than 16 heads take another pass). The kernel is bound by memory, and at few keys by latency: a tile of kTileN keys is cut into
+// one slice per warp, and each warp copies, waits for and consumes its own slices, kStages - 1 of them in flight, meeting the
+// others only at the end.
 //
-//   grid    x = p.splits; y = G; z = B                                                       block  kThreads
+//   grid    x = p.splits, the most shares that a row is cut into; y = G; z = B               block  kThreads
 //   Q       16 x D, shared by the warps        K, V   kSlice = kTileN / warps keys of each tile, per warp and stage
+//   split_o [B, H, splits, D], split_lse [B, H, splits], split_arrivals [B, G] (0 before the launch, 0 after it)
 //
-// The share. The visible tiles of the row are counted, and split x takes those in [x, x + 1) * count / splits in visible
-// order: long gaps cost nothing and the shares are even. Each of 32 lanes counts one part of the key range.
+// The share. The visible tiles of the row are counted, and share x of `shares` takes those in [x, x + 1) * count / shares in
+// visible order: long gaps cost nothing and the shares are even. Each of 32 lanes counts one part of the key range. A row with
+// fewer tiles than splits has as many shares as tiles; the blocks beyond return. All of this follows from what device memory
+// says at launch (lengths, query offset), so a captured launch serves while the query moves through the cache.
 //
-// A compact cache (p.slot_key not null): keys are slots in [0, key_len), in any order; slot_key[g * total_k + k_begin + slot] is the
-// key's index or -1. Every slot is a candidate.
+// A compact cache (p.slot_key not null): keys are slots in [0, key_len), in any order; slot_key[g * total_k + k_begin + slot] is
+// the key's index or -1. Every slot is a candidate.
 //
 // The mask. All heads of a group share the row's mask, so a slice has one bit per key, tested by one lane each. Keys whose bit
 // is 0 are not even read (their rows become zeros).
 //
 // Shared memory, bytes
 //   Q          16 * D * 2
-//   rings      warps * kStages * 2 * kSlice * D * 2     K and V slices; at the end the outputs and log-sum-exps of the warps,
-//                                                       warps * 16 * (D + 1) * 4, which is less
+//   rings      warps * kStages * 2 * kSlice * D * 2     K and V slices; at the end what the merges need (MergeSpace), which
+//                                                       is less
 //
-// Synchronisation. Q is the first group of copies, shown to all by a block barrier before the loop. A warp's slot is refilled after __syncwarp, when all its lanes are done with it; cp.async.wait_group and
-// __syncwarp show a slice to all lanes of the warp. Beyond that, block barriers
-// stand only around the merge of the warps.
+// Synchronisation. Q is the first group of copies, shown to all by a block barrier before the loop. A warp's slot is refilled
+// after __syncwarp, when all its lanes are done with it; cp.async.wait_group and __syncwarp show a slice to all lanes of the
+// warp. Beyond that, block barriers stand only around the merge of the warps, and around the one atomic addition by which a
+// block learns that it is the last.
 #include "params.cuh"
 #include "tile/copy.cuh"
 #include "tile/merge.cuh"
@@ -47,12 +52,35 @@ using QueryTile = SharedTile<kHeadDim>;
 using SliceRing = SharedRing<kSlice, kHeadDim>;
 constexpr int kRingsBytes = kWarps * kStages * 2 * SliceRing::kTileBytes;
 constexpr int kDecodeSmemBytes = kRows * QueryTile::kRowBytes + kRingsBytes;
-static_assert(kWarps * kRows * (kHeadDim + 1) * 4 <= kRingsBytes, "the merge of the warps fits in their rings");
+constexpr int kMostShares = 128;  // more cost more to merge than they gain
 
-// Moves `walk` to the first tile of share `split` of `splits` and returns how many tiles the share has. Same in all lanes.
-LG_DEVICE int take_share(KeyTileWalk& walk, int split, int splits) {
+// What is in the rings' place once the keys are done: results of the warps, and the weights that a merging warp needs.
+struct MergeSpace {
+    static constexpr int kRowFloats = kHeadDim + 8;  // two rows apart by a quarter of the banks
+    float output[kWarps][kRows][kRowFloats];
+    float lse[kRows][kWarps];
+    float weights[kWarps][kMostShares];
+
+    // Row `row` of the warps' results, merged by this warp as `merge_row` does.
+    template <class Store>
+    LG_DEVICE float merge_warps(int row, float extra, Store store) {
+        float* own = weights[threadIdx.x / kWarpSize];
+        return merge_row<kHeadDim>(own, lse[row], output[0][row], kRows * kRowFloats, kWarps, extra, store);
+    }
+};
+static_assert(sizeof(MergeSpace) <= kRingsBytes && kWarps <= kMostShares, "the merges fit in the rings");
+
+LG_DEVICE int share_count(const Params& p, int tiles) {
+    return max_int(1, min_int(tiles, min_int(p.splits, kMostShares)));
+}
+
+// Moves `walk` to the first tile of the share `split` and returns how many tiles the share has; `shares` becomes the number of
+// shares. Same in all lanes.
+LG_DEVICE int take_share(const Params& p, KeyTileWalk& walk, int split, int& shares) {
     if constexpr (kListed) {
-        const Share share(walk.run_end - walk.tile, split, splits);
+        const int tiles = walk.run_end - walk.tile;
+        shares = share_count(p, tiles);
+        const Share share(tiles, split, shares);
         walk.tile += share.first;
         return share.count;
     } else {
@@ -66,7 +94,9 @@ LG_DEVICE int take_share(KeyTileWalk& walk, int split, int splits) {
             const int other = __shfl_up_sync(kAllLanes, through, distance);
             if (lane >= distance) through += other;
         }
-        const Share share(__shfl_sync(kAllLanes, through, kWarpSize - 1), split, splits);
+        const int tiles = __shfl_sync(kAllLanes, through, kWarpSize - 1);
+        shares = share_count(p, tiles);
+        const Share share(tiles, split, shares);
         // The last part that starts at or before the first tile of the share holds it.
         const int before = through - own;
         const int holder = 31 - __clz(__ballot_sync(kAllLanes, before <= share.first));
@@ -79,43 +109,112 @@ LG_DEVICE int take_share(KeyTileWalk& walk, int split, int splits) {
 // The slices of one warp: yields the first key (or slot) of each and, as bits, which of its keys the row sees.
 struct SliceWalk {
     KeyTileWalk tiles;
+    int shares;            // of the row's tiles; a block whose split is not below has nothing to do
     int remaining;         // tiles of the share not yet yielded
-    const int* slot_key;   // of KV head g; null when keys are in order
+    const int* slot_key;   // of this KV head and sequence; null when keys are in order
+    int ahead[2];          // this lane's entry of slot_key in the next two slices, loaded while earlier ones are computed
 
     LG_DEVICE SliceWalk(const Params& p, int b, int g, const Sequence& seq, int split)
-        : tiles(p, b, g, 0, seq.q_offset, seq.q_offset + 1, seq.k_len),
-          slot_key(p.slot_key == nullptr ? nullptr : p.slot_key + i64(g) * p.total_k + seq.k_begin) {
+        : tiles(p, b, g, 0, seq.q_offset, seq.q_offset + 1, seq.k_len), slot_key(p.slot_key), ahead{-1, -1} {
         if (slot_key == nullptr) {
-            remaining = take_share(tiles, split, p.splits);
+            remaining = take_share(p, tiles, split, shares);
         } else {
-            const Share share(ceil_div(seq.k_len, kTileN), split, p.splits);
+            slot_key += i64(g) * p.total_k + seq.k_begin;
+            const int candidates = ceil_div(seq.k_len, kTileN);
+            shares = share_count(p, candidates);
+            const Share share(candidates, split, shares);
             tiles.tile = share.first;
             remaining = share.count;
+            ahead[0] = load_slot_key(tiles.tile);
+            ahead[1] = load_slot_key(tiles.tile + 1);
         }
+    }
+
+    LG_DEVICE int first_of(int tile) const { return tile * kTileN + threadIdx.x / kWarpSize * kSlice; }
+
+    // The index of this lane's key in the slice of `tile`, -1 for an empty slot or none.
+    LG_DEVICE int load_slot_key(int tile) const {
+        const int lane = threadIdx.x % kWarpSize, slot = first_of(tile) + lane;
+        return lane < kSlice && slot < tiles.key_len ? slot_key[slot] : -1;
     }
 
     LG_DEVICE bool next(int& first, int& seen) {
         if (remaining <= 0) return false;
         --remaining;
-        int n, kind = kGeneral;
         if (slot_key == nullptr) {
+            int n, kind;
             tiles.next(n, kind);
+            first = first_of(n);
+            seen = kind == kFull ? -1 : int(__ballot_sync(kAllLanes, sees_key(kind, first)));
         } else {
-            n = tiles.tile++;
+            first = first_of(tiles.tile++);
+            const int key = ahead[0];
+            ahead[0] = ahead[1];
+            ahead[1] = load_slot_key(tiles.tile + 1);
+            seen = int(__ballot_sync(kAllLanes, key >= 0 && visible(tiles.g, tiles.i0, key)));
         }
-        first = n * kTileN + threadIdx.x / kWarpSize * kSlice;
-        seen = kind == kFull ? -1 : int(__ballot_sync(kAllLanes, sees(kind, first)));
         return true;
     }
 
     // Whether the row sees this lane's key of the slice.
-    LG_DEVICE bool sees(int kind, int first) const {
+    LG_DEVICE bool sees_key(int kind, int first) const {
         const int lane = threadIdx.x % kWarpSize, j = first + lane;
-        if (lane >= kSlice || j >= tiles.key_len) return false;
-        if (slot_key == nullptr) return keep(kind, tiles.g, tiles.i0, j, tiles.key_len);
-        return slot_key[j] >= 0 && visible(tiles.g, tiles.i0, slot_key[j]);
+        return lane < kSlice && j < tiles.key_len && keep(kind, tiles.g, tiles.i0, j, tiles.key_len);
     }
 };
+
+// What this warp's keys give, into the rows that exist of its part of the merge space. `lse` is per row.
+LG_DEVICE void store_part(MergeSpace& space, Accumulator<1, kHeadDim>& output, const float (&lse)[1][2], int rows) {
+    const int warp = threadIdx.x / kWarpSize;
+    output.for_each([&](float& x, int row, int column) {
+        if (row < rows) space.output[warp][row][column] = x;
+    });
+    for_each_row(lse, [&](float value, int row) {
+        if (row < rows) space.lse[row][warp] = value;
+    });
+}
+
+// Where the row of query head h goes, once: rounded output and log-sum-exp. Merging is `merge_row`.
+struct FinalRow {
+    Half* o;
+    float* lse;
+    float sink;  // the learned logit, which enters the last merge of a row
+
+    LG_DEVICE FinalRow(const Params& p, const Sequence& seq, int h)
+        : o(static_cast<Half*>(p.o) + seq.q_begin * p.o_t + h * p.o_h), lse(p.lse + i64(h) * p.total_q + seq.q_begin),
+          sink(kSinkLogit ? p.sink_logit[h] : -kInf) {}
+
+    LG_DEVICE void store(int column, float4 x) const {
+        *reinterpret_cast<uint2*>(o + column) = {pack_half2(x.x, x.y), pack_half2(x.z, x.w)};
+    }
+};
+
+// Merges what the warps have of row `row` of a pass, query head h, by this warp: into O when this block has all keys of the
+// row, else into the workspace.
+LG_DEVICE void finish_row(const Params& p, MergeSpace& space, const Sequence& seq, int b, int h, int row, int split, bool whole) {
+    float total;
+    float* lse;
+    if (whole) {
+        const FinalRow out(p, seq, h);
+        total = space.merge_warps(row, out.sink, [&](int column, float4 x) { out.store(column, x); });
+        lse = out.lse;
+    } else {
+        const i64 part = (i64(b) * p.heads + h) * p.splits + split;
+        float4* out = reinterpret_cast<float4*>(p.split_o + part * kHeadDim);
+        total = space.merge_warps(row, -kInf, [&](int column, float4 x) { out[column / 4] = x; });
+        lse = p.split_lse + part;
+    }
+    if (threadIdx.x % kWarpSize == 0) *lse = total;
+}
+
+// Merges the shares of query head h, by this warp.
+LG_DEVICE void merge_shares(const Params& p, MergeSpace& space, const Sequence& seq, int b, int h, int shares) {
+    const i64 first = (i64(b) * p.heads + h) * p.splits;
+    const FinalRow out(p, seq, h);
+    const float total = merge_row<kHeadDim>(space.weights[threadIdx.x / kWarpSize], p.split_lse + first, p.split_o + first * kHeadDim,
+                                            kHeadDim, shares, out.sink, [&](int column, float4 x) { out.store(column, x); });
+    if (threadIdx.x % kWarpSize == 0) *out.lse = total;
+}
 
 }  // namespace lg
 
@@ -131,7 +230,9 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_decode(c
     const u32 rings = q_tile.rows_from(kRows).base;
     const SliceRing k_ring{rings + warp * kStages * 2 * SliceRing::kTileBytes};
     const SliceRing v_ring{k_ring.base + kStages * SliceRing::kTileBytes};
+    MergeSpace& merge = *reinterpret_cast<MergeSpace*>(dynamic_shared + kRows * QueryTile::kRowBytes);
     const SliceWalk walk(p, b, g, seq, split);
+    if (split >= walk.shares) return;
     const ScoreMap score(p);
 
     for (int head = 0; head < group; head += kRows) {
@@ -186,23 +287,15 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_decode(c
 
         float lse[1][2];
         softmax.finish(output, lse, score.factor, -kInf);
-        float* warp_output = reinterpret_cast<float*>(dynamic_shared + kRows * QueryTile::kRowBytes);  // [kWarps, kRows, D]
-        float* warp_lse = warp_output + kWarps * kRows * kHeadDim;                                     // [kWarps, kRows]
-        output.for_each([&](float& x, int row, int column) {
-            warp_output[(warp * kRows + row) * kHeadDim + column] = x;
-        });
-        for_each_row(lse, [&](float value, int row) { warp_lse[warp * kRows + row] = value; });
+        const int rows = min_int(kRows, group - head);
+        store_part(merge, output, lse, rows);
         __syncthreads();
-
-        const i64 out = (i64(split) * p.batch + b) * p.heads + g * group + head;  // row in split_o and split_lse
-        for (int index = threadIdx.x; index < min_int(kRows, group - head) * kHeadDim; index += kThreads) {
-            const int row = index / kHeadDim;
-            const auto part_lse = [&](int part) { return warp_lse[part * kRows + row]; };
-            const auto part_output = [&](int part) { return warp_output[part * kRows * kHeadDim + index]; };
-            const float total = merged_lse(kWarps, -kInf, part_lse);
-            p.split_o[out * kHeadDim + index] = merged_output(kWarps, total, part_lse, part_output);
-            if (index % kHeadDim == 0) p.split_lse[out + row] = total;
+        for (int row = warp; row < rows; row += kWarps) {
+            finish_row(p, merge, seq, b, g * group + head + row, row, split, walk.shares == 1);
         }
         __syncthreads();  // before the next pass refills Q and the rings
+    }
+    if (walk.shares > 1 && arrive_last(p.split_arrivals + b * p.kv_heads + g, walk.shares)) {
+        for (int row = warp; row < group; row += kWarps) merge_shares(p, merge, seq, b, g * group + row, walk.shares);
     }
 }

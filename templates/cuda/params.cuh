@@ -31,8 +31,9 @@ struct Params {
     const int* list_row;                                 // [B * G * list_rows + 1]
     const int* list_tile;                                // [list_row[last]]
     // Decode
-    float* split_o;                                      // [splits, B, H, D] workspace
-    float* split_lse;                                    // [splits, B, H]    workspace
+    float* split_o;                                      // [B, H, splits, D] workspace
+    float* split_lse;                                    // [B, H, splits]    workspace
+    int* split_arrivals;                                 // [B, G]            workspace, zero between launches
     const int* slot_key;                                 // [G, total_k] key index of each slot, -1 empty; or null
     // Element strides of the token and of the head; the last dimension is contiguous, every row 16-byte aligned
     i64 q_t, q_h;
@@ -55,7 +56,7 @@ struct Params {
     float scale;                                         // softmax scale, natural base
     float softcap;                                       // read only when kSoftcap
 };
-static_assert(sizeof(Params) == 22 * 8 + 16 * 8 + 11 * 4 + 4, "the host mirror counts on this layout");
+static_assert(sizeof(Params) == 23 * 8 + 16 * 8 + 11 * 4 + 4, "the host mirror counts on this layout");
 
 // One sequence of the batch. A query token t of it (0 <= t < q_len) has the index q_offset + t among the keys.
 struct Sequence {

@@ -114,6 +114,13 @@ LG_DEVICE float quad_sum(float x) {
     return x + __shfl_xor_sync(kAllLanes, x, 2);
 }
 
+LG_DEVICE float warp_max(float x) {
+    for (int lane_bit = kWarpSize / 2; lane_bit > 0; lane_bit /= 2) {
+        x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, lane_bit));
+    }
+    return x;
+}
+
 LG_DEVICE float warp_sum(float x) {
     for (int lane_bit = kWarpSize / 2; lane_bit > 0; lane_bit /= 2) {
         x += __shfl_xor_sync(kAllLanes, x, lane_bit);

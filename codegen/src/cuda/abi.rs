@@ -67,8 +67,9 @@ params! {
     q_offset: Address, "pointer", "index of each sequence's first query token [B], int";
     list_row: Address, "pointer", "listed patterns: start of each row of tiles [B * G * list_rows + 1], int";
     list_tile: Address, "pointer", "listed patterns: tile * 4 + kind (0 full, 1 causal edge, 2 general), int";
-    split_o: Address, "pointer", "decode workspace [splits, B, H, D], float";
-    split_lse: Address, "pointer", "decode workspace [splits, B, H], float";
+    split_o: Address, "pointer", "decode workspace [B, H, splits, D], float";
+    split_lse: Address, "pointer", "decode workspace [B, H, splits], float";
+    split_arrivals: Address, "pointer", "decode workspace [B, G], int; zero before the first launch, left zero";
     slot_key: Address, "pointer", "decode on a compact cache: key of each slot [G, total_k], -1 empty, int; or null";
     q_t: i64, "int64", "token stride of q"; q_h: i64, "int64", "head stride of q";
     k_t: i64, "int64", "token stride of k"; k_h: i64, "int64", "head stride of k";
@@ -127,6 +128,6 @@ mod tests {
         }
         assert_eq!(std::mem::size_of::<Params>(), expected + 4);
         // The static assertion of params.cuh.
-        assert_eq!(std::mem::size_of::<Params>(), 22 * 8 + 16 * 8 + 11 * 4 + 4);
+        assert_eq!(std::mem::size_of::<Params>(), 23 * 8 + 16 * 8 + 11 * 4 + 4);
     }
 }

@@ -134,7 +134,6 @@ pub fn template(pass: Pass, family: Family) -> Template {
         (Pass::BackwardFused, _) => FUSED,
         (Pass::BackwardConvertDq, _) => CONVERT_DQ,
         (Pass::Decode, _) => DECODE,
-        (Pass::DecodeCombine, _) => DECODE_COMBINE,
     }
 }
 
@@ -223,10 +222,4 @@ const DECODE: Template = Template {
     file: "decode.cu",
     smem_constant: Some("kDecodeSmemBytes"),
     entries: &[tiled("attention_decode", [GridAxis::Splits, GridAxis::KvHeads, GridAxis::Batch])],
-};
-
-const DECODE_COMBINE: Template = Template {
-    file: "decode_combine.cu",
-    smem_constant: None,
-    entries: &[small("attention_decode_combine", [GridAxis::Heads, GridAxis::One, GridAxis::Batch])],
 };

@@ -48,7 +48,7 @@ pub fn candidates(pass: Pass, family: Family, shape: &Shape, target: Target) -> 
         },
         // The workspace is in tiles of the fused backward.
         (Pass::BackwardConvertDq, _) => vec![warps(fused_tile_m(d), 128, 1, 256)],
-        (Pass::BackwardDelta | Pass::DecodeCombine, _) => vec![warps(64, 64, 1, 128)],
+        (Pass::BackwardDelta, _) => vec![warps(64, 64, 1, 128)],
     }
 }
 

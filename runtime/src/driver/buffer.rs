@@ -90,9 +90,21 @@ impl Buffer {
             let needed = self.bytes.next_multiple_of(size);
             return Err(GpuError::TooSmall { name: "buffer", found: self.bytes, needed });
         }
-        let mut values = vec![T::zeroed(); self.bytes / size];
-        if self.bytes > 0 {
-            let view = self.slice.slice(..self.bytes);
+        self.read_at(0, self.bytes / size)
+    }
+
+    /// `count` elements from byte `start` on, once all earlier work of the stream is done.
+    ///
+    /// # Errors
+    /// [`GpuError::Call`], also for a fault of earlier work; [`GpuError::TooSmall`] when there are not as many.
+    pub fn read_at<T: Pod>(&self, start: usize, count: usize) -> Result<Vec<T>, GpuError> {
+        let end = count.saturating_mul(std::mem::size_of::<T>()).saturating_add(start);
+        if end > self.bytes {
+            return Err(GpuError::TooSmall { name: "buffer", found: self.bytes, needed: end });
+        }
+        let mut values = vec![T::zeroed(); count];
+        if count > 0 {
+            let view = self.slice.slice(start..end);
             let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut values);
             self.stream.inner().memcpy_dtoh(&view, bytes).map_err(failed("copying from the GPU"))?;
         }

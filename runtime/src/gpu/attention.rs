@@ -21,7 +21,7 @@ pub struct GpuOptions {
     pub backward: bool,
     /// The same bits in every run, also for dQ.
     pub deterministic: bool,
-    /// Load the decode kernels.
+    /// Load the decode kernel.
     pub decode: bool,
 }
 
@@ -42,7 +42,7 @@ pub struct GpuAttention {
     /// In launch order, by what they belong to.
     pub(super) forward: Vec<Loaded>,
     pub(super) backward: Vec<Loaded>,
-    pub(super) decode: Vec<Loaded>,
+    pub(super) decode: Option<Loaded>,
 }
 
 /// One source's kernels on the device.
@@ -63,6 +63,12 @@ impl Loaded {
 
     pub fn tiles(&self) -> TileShape {
         TileShape { queries: self.compiled.manifest.tile_m, keys: self.compiled.manifest.tile_n }
+    }
+
+    /// Blocks of the first entry point that a multiprocessor holds at a time.
+    pub fn blocks_per_multiprocessor(&self) -> Result<u32, GpuAttentionError> {
+        let first = self.functions.iter().zip(&self.compiled.manifest.kernels).next();
+        Ok(first.map_or(Ok(1), |(function, entry)| function.blocks_per_multiprocessor(entry.block))?)
     }
 
     /// The tiles that a listed pattern's list holds: the pieces, where a kernel gathers its key tiles.
@@ -92,11 +98,7 @@ impl GpuAttention {
         let build = Build { device, cache, target, shape, pattern };
         let forward = vec![build.load(Pass::Forward)?];
         let backward = if options.backward { build.backward(options.deterministic)? } else { Vec::new() };
-        let decode = if options.decode {
-            vec![build.load(Pass::Decode)?, build.load(Pass::DecodeCombine)?]
-        } else {
-            Vec::new()
-        };
+        let decode = if options.decode { Some(build.load(Pass::Decode)?) } else { None };
         let stream = device.stream()?;
         let multiprocessors = device.multiprocessors();
         Ok(GpuAttention { stream, multiprocessors, ir: ir.clone(), shape, listed, forward, backward, decode })

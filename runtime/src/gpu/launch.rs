@@ -103,19 +103,16 @@ impl GpuAttention {
         tensors: ForwardTensors<'_>,
         slot_key: Option<&Buffer>,
     ) -> Result<(), GpuAttentionError> {
-        if self.decode.is_empty() || prepared.splits().is_none() {
-            let text = "decoding takes kernels loaded for it and one query token per sequence at most";
+        let Some(loaded) = self.decode.as_ref().filter(|_| prepared.splits().is_some()) else {
+            let text = "decoding takes a kernel loaded for it and one query token per sequence at most";
             return Err(GpuAttentionError::Unsupported(text.to_owned()));
-        }
+        };
         let mut params = Params::default();
         let problem = prepared.problem();
         let slots = problem.shape.kv_heads() * problem.sequences.total_k();
         params.slot_key = self.floats("slot_key", slot_key, slots)?;
         let mapped = self.forward_params(prepared, tensors, &mut params)?;
-        for loaded in &self.decode {
-            self.submit(loaded, prepared, &params, &mapped)?;
-        }
-        Ok(())
+        self.submit(loaded, prepared, &params, &mapped)
     }
 
     /// Submits a backward pass.

@@ -38,14 +38,16 @@ struct DeviceList {
 #[derive(Debug)]
 struct Splits {
     count: u32,
-    /// [splits, B, H, D], float.
+    /// [B, H, splits, D], float.
     o: Buffer,
-    /// [splits, B, H], float.
+    /// [B, H, splits], float.
     lse: Buffer,
+    /// [B, G], int: zero, and left zero by each launch.
+    arrivals: Buffer,
 }
 
-/// More pieces than this cost more to merge than they gain.
-const MOST_SPLITS: u32 = 128;
+/// As many shares as the decode kernel merges (`kMostShares`).
+const MOST_SPLITS: usize = 128;
 /// Extent of a grid along y and z.
 const GRID_LIMIT: usize = 65_535;
 
@@ -157,22 +159,37 @@ impl GpuAttention {
         })
     }
 
-    /// Enough pieces that all multiprocessors have two blocks, and none without a tile.
     fn splits(&self, problem: &AttentionProblem) -> Result<Option<Splits>, GpuAttentionError> {
-        let decode = self.decode.iter().find(|loaded| loaded.pass == Pass::Decode);
-        let Some(decode) = decode.filter(|_| problem.sequences.max_q() <= 1) else { return Ok(None) };
-        let rows = problem.sequences.len() * problem.shape.heads();
-        let blocks = (problem.sequences.len() * problem.shape.kv_heads()).max(1);
-        let wanted = (2 * self.multiprocessors as usize).div_ceil(blocks) as u32;
-        let tiles = (problem.sequences.max_k() as u32).div_ceil(decode.tiles().keys);
-        let count = wanted.min(tiles).clamp(1, MOST_SPLITS);
-        let elements = count as usize * rows;
+        let Some(decode) = self.decode.as_ref().filter(|_| problem.sequences.max_q() <= 1) else {
+            return Ok(None);
+        };
+        let rows = problem.sequences.len() * problem.shape.kv_heads();
+        let count = split_count(
+            rows,
+            problem.sequences.max_k().div_ceil(decode.tiles().keys as usize),
+            problem.shape.group(),
+            (self.multiprocessors * decode.blocks_per_multiprocessor()?) as usize,
+        );
+        let elements = count * problem.sequences.len() * problem.shape.heads();
         Ok(Some(Splits {
-            count,
+            count: count as u32,
             o: Buffer::zeros(&self.stream, elements * problem.shape.head_dim() * 4)?,
             lse: Buffer::zeros(&self.stream, elements * 4)?,
+            arrivals: Buffer::zeros(&self.stream, rows * 4)?,
         }))
     }
+}
+
+/// Into how many shares to cut the `tiles` key tiles of each of `rows` (sequence, KV head) pairs, when the GPU holds `slots`
+/// blocks at a time: the cheapest in units of 1/256 of the time of a tile. Blocks run in waves, each as long as its share and
+/// what a block costs besides (its start, and the merge of its warps: about two tiles); the merge of the shares is one
+/// block's work and grows with them and with the `group` of query heads.
+fn split_count(rows: usize, tiles: usize, group: usize, slots: usize) -> usize {
+    let cost = |splits: usize| {
+        let waves = (rows * splits).div_ceil(slots.max(1)).max(1);
+        waves * (tiles.div_ceil(splits) + 2) * 256 + splits * group
+    };
+    (1..=MOST_SPLITS.min(tiles.max(1))).min_by_key(|&splits| cost(splits)).unwrap_or(1)
 }
 
 impl Prepared {
@@ -181,7 +198,7 @@ impl Prepared {
         &self.problem
     }
 
-    /// Pieces of the keys in a decode step; `None` when the problem is no decode step.
+    /// The most shares that the keys of a decode step are cut into; `None` when the problem is no decode step.
     pub fn splits(&self) -> Option<u32> {
         self.splits.as_ref().map(|splits| splits.count)
     }
@@ -252,8 +269,26 @@ impl Prepared {
         if let Some(splits) = &self.splits {
             params.split_o = splits.o.address();
             params.split_lse = splits.lse.address();
+            params.split_arrivals = splits.arrivals.address();
             params.splits = splits.count as i32;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split_count;
+
+    #[test]
+    fn splits_fill_the_slots_in_whole_waves() {
+        // 132 multiprocessors with two blocks each.
+        let splits = |rows, tiles, group| split_count(rows, tiles, group, 264);
+        assert_eq!(splits(32, 64, 1), 8, "one wave of 256 blocks, not a second one of 24");
+        assert_eq!(splits(8, 64, 4), 32, "two tiles to a block");
+        assert_eq!(splits(256, 512, 1), 1);
+        assert_eq!(splits(1024, 64, 4), 1);
+        assert!(splits(1, 64, 32) < 32, "one block merges all 32 heads");
+        assert_eq!((splits(4, 0, 1), splits(0, 9, 1)), (1, 9), "nothing to do");
     }
 }

@@ -1,4 +1,5 @@
-// Merging partial attention results over disjoint sets of keys by their log-sum-exps (natural base, -inf for an empty set).
+// Sharing keys between blocks or warps, and merging their partial attention results by the log-sum-exps (natural base, -inf
+// for an empty set).
 #pragma once
 #include "prelude.cuh"
 
@@ -13,24 +14,61 @@ struct Share {
     }
 };
 
-// log(exp(extra) + sum of exp(lse(part))), -inf when all are -inf.
-template <class Lse>
-LG_DEVICE float merged_lse(int parts, float extra, Lse lse) {
-    float top = extra;
-    for (int part = 0; part < parts; ++part) top = fmaxf(top, lse(part));
-    if (top == -kInf) return -kInf;
-    float sum = exp2_approx((extra - top) * kLog2e);
-    for (int part = 0; part < parts; ++part) sum += exp2_approx((lse(part) - top) * kLog2e);
-    return top + log2_approx(sum) * kLn2;
+// Whether this block is the last of `blocks` to arrive at `count`, which it then sets back to zero for the next launch. The
+// last one sees what all of them wrote before.
+LG_DEVICE bool arrive_last(int* count, int blocks) {
+    __syncthreads();
+    bool last = false;
+    if (threadIdx.x == 0) {
+        int before;
+        asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;" : "=r"(before) : "l"(count) : "memory");
+        last = before == blocks - 1;
+        if (last) *count = 0;
+    }
+    return __syncthreads_or(last);
 }
 
-// sum of exp(lse(part) - total) * output(part): the output over all keys, where `total` is their merged log-sum-exp.
-template <class Lse, class Output>
-LG_DEVICE float merged_output(int parts, float total, Lse lse, Output output) {
-    if (total == -kInf) return 0.0f;
+// weights[part] = exp(lse[part] - total) for the parts of one row, by one warp; returns
+// total = log(exp(extra) + sum of exp(lse[part])). All weights of a row without keys are 0.
+LG_DEVICE float merge_weights(float* weights, const float* lse, int parts, float extra) {
+    const int lane = threadIdx.x % kWarpSize;
+    float top = extra;
+    for (int part = lane; part < parts; part += kWarpSize) {
+        weights[part] = lse[part];
+        top = fmaxf(top, weights[part]);
+    }
+    top = warp_max(top);
+    const float shift = top == -kInf ? 0.0f : top;
     float sum = 0.0f;
-    for (int part = 0; part < parts; ++part) sum += exp2_approx((lse(part) - total) * kLog2e) * output(part);
-    return sum;
+    for (int part = lane; part < parts; part += kWarpSize) {
+        weights[part] = exp2_approx((weights[part] - shift) * kLog2e);
+        sum += weights[part];
+    }
+    sum = warp_sum(sum) + exp2_approx((extra - shift) * kLog2e);
+    const float scale = sum > 0.0f ? reciprocal_approx(sum) : 0.0f;
+    for (int part = lane; part < parts; part += kWarpSize) weights[part] *= scale;
+    __syncwarp();
+    return sum > 0.0f ? shift + log2_approx(sum) * kLn2 : -kInf;
+}
+
+// Merges the parts of one row, by one warp: part n has the log-sum-exp lse[n] and the kColumns outputs from o + n * stride on.
+// `weights` is shared memory for one float a part, this warp's own. Calls store(column, value) for every fourth column, with
+// four values, and returns the merged log-sum-exp.
+template <int kColumns, class Store>
+LG_DEVICE float merge_row(float* weights, const float* lse, const float* o, int stride, int parts, float extra, Store store) {
+    const float total = merge_weights(weights, lse, parts, extra);
+    for (int column = threadIdx.x % kWarpSize * 4; column < kColumns; column += kWarpSize * 4) {
+        float4 sum = {};
+#pragma unroll 8
+        for (int part = 0; part < parts; ++part) {
+            const float4 x = *reinterpret_cast<const float4*>(o + part * stride + column);
+            const float weight = weights[part];
+            sum = {sum.x + weight * x.x, sum.y + weight * x.y, sum.z + weight * x.z, sum.w + weight * x.w};
+        }
+        store(column, sum);
+    }
+    __syncwarp();  // the weights have been read
+    return total;
 }
 
 }  // namespace lg
