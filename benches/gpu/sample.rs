@@ -6,6 +6,7 @@ use std::error::Error;
 
 use crate::work::{Bench, Tensor};
 use half::{bf16, f16};
+use longgen_codegen::spec::Dtype;
 
 /// Norm of the difference over the norm, by output, over all sampled rows. bf16 rounds at 2e-3.
 pub struct Sampled {
@@ -19,31 +20,30 @@ pub fn check(bench: &Bench<'_>) -> Result<Sampled, Box<dyn Error>> {
     let item = bench.item;
     let host = Host {
         bench,
-        q: Rows::new(&bench.q, item.heads, item.head_dim)?,
-        k: Rows::new(&bench.k, item.kv_heads, item.head_dim)?,
-        v: Rows::new(&bench.v, item.kv_heads, item.head_dim)?,
+        q: Rows::of_input(&bench.q, item.heads, item.head_dim),
+        k: Rows::of_input(&bench.k, item.kv_heads, item.head_dim),
+        v: Rows::of_input(&bench.v, item.kv_heads, item.head_dim),
         lse: bench.lse.to_vec()?,
         scale: 1.0 / (item.head_dim as f64).sqrt(),
     };
-    let o = Rows::new(&bench.o, item.heads, item.head_dim)?;
     let mut errors = Errors::default();
-    for (token, head) in samples(item.tokens, item.heads) {
+    for (token, head) in samples(bench.queries_each, item.heads) {
         let (row, lse) = host.output(token, head);
-        errors.add("o", &row, &o.row(token, head));
+        errors.add("o", &row, &read_row(&bench.o, item.heads, (token, head), item.head_dim)?);
         errors.add("lse", &[lse], &[host.lse_of(token, head)]);
     }
     if item.pass.is_backward() {
-        let d_o = Rows::new(&bench.d_o, item.heads, item.head_dim)?;
-        let dq = Rows::new(&bench.dq, item.heads, item.head_dim)?;
-        let dk = Rows::new(&bench.dk, item.kv_heads, item.head_dim)?;
-        let dv = Rows::new(&bench.dv, item.kv_heads, item.head_dim)?;
+        let d_o = Rows::of_input(&bench.d_o, item.heads, item.head_dim);
+        let o =
+            Rows { bits: bench.o.buffer.to_vec()?, ..Rows::of_input(&bench.o, item.heads, item.head_dim) };
         for (token, head) in samples(item.tokens, item.heads) {
-            errors.add("dq", &host.query_gradient(&o, &d_o, token, head), &dq.row(token, head));
+            let found = read_row(&bench.dq, item.heads, (token, head), item.head_dim)?;
+            errors.add("dq", &host.query_gradient(&o, &d_o, token, head), &found);
         }
         for (token, g) in samples(item.tokens, item.kv_heads) {
             let (k_row, v_row) = host.key_gradients(&o, &d_o, token, g);
-            errors.add("dk", &k_row, &dk.row(token, g));
-            errors.add("dv", &v_row, &dv.row(token, g));
+            errors.add("dk", &k_row, &read_row(&bench.dk, item.kv_heads, (token, g), item.head_dim)?);
+            errors.add("dv", &v_row, &read_row(&bench.dv, item.kv_heads, (token, g), item.head_dim)?);
         }
     }
     Ok(Sampled { errors: errors.relative() })
@@ -54,26 +54,42 @@ fn samples(tokens: usize, heads: usize) -> impl Iterator<Item = (usize, usize)> 
     (0..ROWS).map(move |n| (n * (tokens - 1) / (ROWS - 1), (n * 7 + 3) % heads))
 }
 
-/// A 16-bit tensor on the host, read row by row.
+/// A 16-bit tensor on the host, which may repeat itself.
 struct Rows {
     bits: Vec<u16>,
     heads: usize,
     head_dim: usize,
-    fp16: bool,
+    dtype: Dtype,
 }
 
 impl Rows {
-    fn new(tensor: &Tensor, heads: usize, head_dim: usize) -> Result<Rows, Box<dyn Error>> {
-        let fp16 = tensor.dtype == longgen_codegen::spec::Dtype::Fp16;
-        Ok(Rows { bits: tensor.buffer.to_vec()?, heads, head_dim, fp16 })
+    /// An input, known without a look at the device.
+    fn of_input(tensor: &Tensor, heads: usize, head_dim: usize) -> Rows {
+        Rows { bits: tensor.period.clone(), heads, head_dim, dtype: tensor.dtype }
     }
 
     fn row(&self, token: usize, head: usize) -> Vec<f64> {
         let start = (token * self.heads + head) * self.head_dim;
-        let value = |&bits: &u16| {
-            if self.fp16 { f16::from_bits(bits).to_f64() } else { bf16::from_bits(bits).to_f64() }
-        };
-        self.bits[start..start + self.head_dim].iter().map(value).collect()
+        let at = |index: usize| value(self.bits[index % self.bits.len()], self.dtype);
+        (start..start + self.head_dim).map(at).collect()
+    }
+}
+
+/// One row of an output, from the device.
+fn read_row(
+    tensor: &Tensor,
+    heads: usize,
+    (token, head): (usize, usize),
+    head_dim: usize,
+) -> Result<Vec<f64>, Box<dyn Error>> {
+    let bits = tensor.buffer.read_at::<u16>(2 * (token * heads + head) * head_dim, head_dim)?;
+    Ok(bits.into_iter().map(|bits| value(bits, tensor.dtype)).collect())
+}
+
+fn value(bits: u16, dtype: Dtype) -> f64 {
+    match dtype {
+        Dtype::Bf16 => bf16::from_bits(bits).to_f64(),
+        Dtype::Fp16 => f16::from_bits(bits).to_f64(),
     }
 }
 
@@ -96,13 +112,23 @@ impl Host<'_> {
     }
 
     fn lse_of(&self, token: usize, head: usize) -> f64 {
-        let total_q = self.bench.item.batch * self.bench.item.tokens;
+        let total_q = self.bench.item.batch * self.bench.queries_each;
         f64::from(self.lse[head * total_q + token])
     }
 
-    fn output(&self, i: usize, head: usize) -> (Vec<f64>, f64) {
-        let (g, q) = (head / self.group(), self.q.row(i, head));
-        let keys: Vec<usize> = (0..=i).filter(|&j| self.sees(g, i, j)).collect();
+    /// Where key `j` lies among the keys: at its slot, in a compact cache.
+    fn place(&self, g: usize, j: usize) -> usize {
+        let (slots, slot_key) = &self.bench.slots;
+        let Some(slot_key) = slot_key else { return j };
+        let of_sequence = &slot_key[g * slots * self.bench.item.batch..][..*slots];
+        of_sequence.iter().position(|&key| key == j as i32).unwrap_or_else(|| panic!("key {j} has no slot"))
+    }
+
+    fn output(&self, token: usize, head: usize) -> (Vec<f64>, f64) {
+        let (g, q) = (head / self.group(), self.q.row(token, head));
+        let i = self.bench.item.tokens - self.bench.queries_each + token;
+        let seen = (0..=i).filter(|&j| self.sees(g, i, j));
+        let keys: Vec<usize> = seen.map(|j| self.place(g, j)).collect();
         let scores: Vec<f64> = keys.iter().map(|&j| dot(&q, &self.k.row(j, g)) * self.scale).collect();
         let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let mut row = vec![0.0; q.len()];

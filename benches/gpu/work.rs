@@ -1,10 +1,13 @@
 //! One item: build, fill with noise, run, check, time.
 
 use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use half::{bf16, f16};
 use longgen_codegen::analysis::{KvLayout, visible_pairs};
+use longgen_codegen::cuda::locate::ToolSearch;
 use longgen_codegen::ir::MaskIr;
 use longgen_codegen::pattern::{PRESETS, Pattern};
 use longgen_codegen::spec::{Dtype, Shape};
@@ -13,6 +16,7 @@ use longgen_runtime::gpu::{
     BackwardTensors, ForwardTensors, GpuAttention, GpuOptions, KernelCache, Layout, Prepared, View, ViewMut,
 };
 use longgen_runtime::problem::{AttentionProblem, HeadShape, Sequences};
+use longgen_runtime::store::{Store, StoreLocation};
 use longgen_runtime::tensor::TensorShape;
 use serde_json::{Value, json};
 
@@ -24,8 +28,10 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 const POISON: u8 = 0xff;
 /// Launches in one captured graph of decode steps: what they take apart from each other is then not measured.
 const STEPS_IN_GRAPH: usize = 20;
+/// The steps of a graph take turns with as many caches as hold this, so that none finds its keys in the L2 cache.
+const CACHES_BYTES: usize = 512 << 20;
 
-pub fn run(device: &Device, cache: &KernelCache, item: &Item) -> Outcome<Value> {
+pub fn run(device: &Device, kernels: &Kernels, item: &Item) -> Outcome<Value> {
     let pattern = if PRESETS.contains(&item.pattern.as_str()) {
         Pattern::preset(&item.pattern)?
     } else {
@@ -40,22 +46,49 @@ pub fn run(device: &Device, cache: &KernelCache, item: &Item) -> Outcome<Value> 
         deterministic: item.pass == Pass::BackwardDeterministic,
         decode: item.pass.is_decode(),
     };
-    let started = Instant::now();
-    let attention = GpuAttention::new(device, cache, &pattern.to_string(), &ir, shape, options)?;
-    let build_ms = started.elapsed().as_secs_f64() * 1e3;
+    let build = |cache: &KernelCache| -> Outcome<(GpuAttention, f64)> {
+        let started = Instant::now();
+        let attention = GpuAttention::new(device, cache, &pattern.to_string(), &ir, shape, options)?;
+        Ok((attention, started.elapsed().as_secs_f64() * 1e3))
+    };
+    let (attention, build_ms) = build(&kernels.cache)?;
+    let (_, disk_ms) = build(&kernels.fresh())?;
 
     let mut bench = Bench::new(item, &attention, &ir, dtype)?;
     bench.submit()?;
     bench.attention.stream().synchronize()?;
-    let check = if item.pass.is_decode() { Value::Null } else { bench.check()? };
+    let check = bench.check()?;
     let times = bench.time(item.repeats)?;
-    Ok(bench.report(&times, build_ms, check))
+    Ok(bench.report(&times, [build_ms, disk_ms], check))
+}
+
+/// Where kernels come from.
+pub struct Kernels {
+    search: ToolSearch,
+    location: StoreLocation,
+    /// Remembers, and keeps in the store.
+    cache: KernelCache,
+}
+
+impl Kernels {
+    pub fn new(search: ToolSearch, folder: &Path) -> Self {
+        let location = StoreLocation::in_folder(folder);
+        let cache = KernelCache::new(search.clone(), Arc::new(Store::open(location.clone())));
+        Kernels { search, location, cache }
+    }
+
+    /// What a new process would have: the store.
+    fn fresh(&self) -> KernelCache {
+        KernelCache::new(self.search.clone(), Arc::new(Store::open(self.location.clone())))
+    }
 }
 
 /// A contiguous 16-bit tensor on the device.
 pub struct Tensor {
     pub buffer: Buffer,
     pub dtype: Dtype,
+    /// What an input repeats; nothing for an output.
+    pub period: Vec<u16>,
     layout: Layout,
 }
 
@@ -73,11 +106,15 @@ impl Tensor {
 pub struct Bench<'a> {
     pub item: &'a Item,
     pub ir: &'a MaskIr,
+    /// Query tokens of a sequence, the last of its tokens.
+    pub queries_each: usize,
     attention: &'a GpuAttention,
     prepared: Prepared,
     pub q: Tensor,
     pub k: Tensor,
     pub v: Tensor,
+    /// Further caches to decode from.
+    other_caches: Vec<(Tensor, Tensor)>,
     pub d_o: Tensor,
     pub o: Tensor,
     pub lse: Buffer,
@@ -85,6 +122,8 @@ pub struct Bench<'a> {
     pub dk: Tensor,
     pub dv: Tensor,
     slot_key: Option<Buffer>,
+    /// The same on the host, and how many slots a sequence has.
+    pub slots: (usize, Option<Vec<i32>>),
     /// Key slots that hold a key, over all KV heads of one sequence.
     live_keys: u64,
 }
@@ -103,27 +142,35 @@ impl<'a> Bench<'a> {
             TensorShape { tokens: item.batch * queries_each, heads: item.heads, head_dim: item.head_dim };
         let keys = TensorShape { tokens: item.batch * slots, heads: item.kv_heads, head_dim: item.head_dim };
         let none = TensorShape { tokens: 0, ..queries };
+        let cache_bytes = 4 * keys.tokens * keys.heads * keys.head_dim;
+        let caches = CACHES_BYTES.div_ceil(cache_bytes.max(1)).min(STEPS_IN_GRAPH) as u64;
+        let caches = if item.pass.is_decode() { caches } else { 1 };
         let backward = |shape| if item.pass.is_backward() { shape } else { none };
         let filled = |shape: TensorShape| -> Outcome<Tensor> {
             let bytes = shape.tokens * shape.heads * shape.head_dim * 2;
             let buffer = Buffer::filled(stream, bytes, POISON)?;
-            Ok(Tensor { buffer, layout: Layout::contiguous(shape), dtype })
+            Ok(Tensor { buffer, layout: Layout::contiguous(shape), dtype, period: Vec::new() })
         };
         Ok(Bench {
             item,
             ir,
+            queries_each,
             attention,
             prepared: attention.prepare(&problem)?,
             q: noise(stream, dtype, queries, 1)?,
             k: noise(stream, dtype, keys, 2)?,
             v: noise(stream, dtype, keys, 3)?,
+            other_caches: (1..caches)
+                .map(|n| Ok((noise(stream, dtype, keys, 3 + 2 * n)?, noise(stream, dtype, keys, 4 + 2 * n)?)))
+                .collect::<Outcome<_>>()?,
             d_o: noise(stream, dtype, backward(queries), 4)?,
             o: filled(queries)?,
             lse: Buffer::filled(stream, problem.lse_elements() * 4, POISON)?,
             dq: filled(backward(queries))?,
             dk: filled(backward(keys))?,
             dv: filled(backward(keys))?,
-            slot_key: slot_key.map(|keys| Buffer::from_slice(stream, &keys)).transpose()?,
+            slot_key: slot_key.as_ref().map(|keys| Buffer::from_slice(stream, keys)).transpose()?,
+            slots: (slots, slot_key),
             live_keys,
         })
     }
@@ -131,7 +178,7 @@ impl<'a> Bench<'a> {
     /// The forward pass, and whatever else the item's first run needs.
     fn submit(&mut self) -> Outcome<()> {
         match self.item.pass {
-            Pass::Decode | Pass::DecodeCompact => self.decode(),
+            Pass::Decode | Pass::DecodeCompact => self.decode(0),
             Pass::Forward => self.forward(),
             Pass::Backward | Pass::BackwardDeterministic => {
                 self.forward()?;
@@ -153,8 +200,13 @@ impl<'a> Bench<'a> {
         Ok(self.attention.forward(&mut self.prepared, tensors)?)
     }
 
-    fn decode(&mut self) -> Outcome<()> {
-        let tensors = Self::tensors((&self.q, &self.k, &self.v), &mut self.o, &mut self.lse);
+    /// One step, from the caches in turn.
+    fn decode(&mut self, step: usize) -> Outcome<()> {
+        let (k, v) = match step % (self.other_caches.len() + 1) {
+            0 => (&self.k, &self.v),
+            n => (&self.other_caches[n - 1].0, &self.other_caches[n - 1].1),
+        };
+        let tensors = Self::tensors((&self.q, k, v), &mut self.o, &mut self.lse);
         Ok(self.attention.decode(&mut self.prepared, tensors, self.slot_key.as_ref())?)
     }
 
@@ -181,8 +233,8 @@ impl<'a> Bench<'a> {
         let stream = self.attention.stream().clone();
         let mut times = Vec::with_capacity(repeats);
         if self.item.pass.is_decode() {
-            let graph =
-                stream.capture(|| (0..STEPS_IN_GRAPH).try_for_each(|_| self.decode()).map_err(Failed))?;
+            let steps = || (0..STEPS_IN_GRAPH).try_for_each(|step| self.decode(step)).map_err(Failed);
+            let graph = stream.capture(steps)?;
             graph.launch()?;
             for _ in 0..repeats {
                 let start = stream.record()?;
@@ -213,7 +265,7 @@ impl<'a> Bench<'a> {
         Ok(json!(errors))
     }
 
-    fn report(&self, times: &[f64], build_ms: f64, check: Value) -> Value {
+    fn report(&self, times: &[f64], [build_ms, disk_ms]: [f64; 2], check: Value) -> Value {
         let item = self.item;
         let ms = times[times.len() / 2];
         let group = (item.heads / item.kv_heads) as f64;
@@ -231,7 +283,7 @@ impl<'a> Bench<'a> {
             "tflops": pairs * per_pair * item.head_dim as f64 / ms / 1e9,
             "pairs": pairs,
             "kv_bytes": kv_bytes, "kv_gbps": kv_bytes / ms / 1e6,
-            "build_ms": build_ms, "splits": self.prepared.splits(), "check": check,
+            "build_ms": build_ms, "disk_ms": disk_ms, "splits": self.prepared.splits(), "check": check,
             "kernels": self.attention.kernels().map(|k| k.manifest.schedule.clone()).collect::<Vec<_>>(),
         })
     }
@@ -297,9 +349,9 @@ fn noise(stream: &Stream, dtype: Dtype, shape: TensorShape, seed: u64) -> Outcom
             if dtype == Dtype::Bf16 { bf16::from_f32(x).to_bits() } else { f16::from_f32(x).to_bits() }
         })
         .collect();
-    let mut values: Vec<u16> = Vec::with_capacity(count);
-    while values.len() < count {
-        values.extend_from_slice(&period[..PERIOD.min(count - values.len())]);
+    let mut buffer = Buffer::zeros(stream, count * 2)?;
+    for first in (0..count).step_by(PERIOD) {
+        buffer.write_at(2 * first, &period[..PERIOD.min(count - first)])?;
     }
-    Ok(Tensor { buffer: Buffer::from_slice(stream, &values)?, layout: Layout::contiguous(shape), dtype })
+    Ok(Tensor { buffer, layout: Layout::contiguous(shape), dtype, period })
 }
