@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use longgen_runtime::eval::{Needle, needle_grid, perplexity};
-use longgen_runtime::generate::{Ending, Generated, Generation, Sampling, generate};
+use longgen_runtime::generate::{CpuDecoder, Ending, Generated, Generation, Sampling, generate};
 use longgen_runtime::model::{Batch, Llama, LlamaConfig, ModelError, Params, Tokenizer};
 
 struct Setting {
@@ -27,7 +27,14 @@ impl Setting {
         let mut shown = vec![String::new(); prompts.len()];
         let stop = AtomicBool::new(false);
         let show = |n: usize, text: &str| shown[n].push_str(text);
-        let all = generate(&self.model, &self.weights, &Tokenizer::Bytes, prompts, how, &stop, show)?;
+        let all = generate(
+            &mut CpuDecoder::new(&self.model, &self.weights),
+            &Tokenizer::Bytes,
+            prompts,
+            how,
+            &stop,
+            show,
+        )?;
         // What was streamed is what is returned.
         assert!(all.iter().zip(&shown).all(|(generated, shown)| generated.text == *shown));
         Ok(all)
@@ -95,8 +102,15 @@ fn stop_texts_end_tokens_and_interrupts_end_a_sequence() {
         pieces += 1;
         flag.store(pieces == 3, Ordering::Relaxed);
     };
-    let cut =
-        generate(&setting.model, &setting.weights, &Tokenizer::Bytes, &start, &how(), &flag, show).unwrap();
+    let cut = generate(
+        &mut CpuDecoder::new(&setting.model, &setting.weights),
+        &Tokenizer::Bytes,
+        &start,
+        &how(),
+        &flag,
+        show,
+    )
+    .unwrap();
     assert_eq!(cut[0].ending, Ending::Interrupted);
     assert!(cut[0].tokens.len() < 40 && free.tokens.starts_with(&cut[0].tokens));
 }
@@ -126,15 +140,21 @@ fn perplexity_is_the_loss_of_windows() {
     let tokens = prompt("some text to be read in windows of ten");
     let run = AtomicBool::new(false);
     let mut read = 0;
-    let result =
-        perplexity(&setting.model, &setting.weights, &tokens, 10, &run, |tokens| read = tokens).unwrap();
+    let result = perplexity(
+        &tokens,
+        10,
+        &run,
+        |batch| setting.model.loss(&setting.weights, batch),
+        |tokens| read = tokens,
+    )
+    .unwrap();
     let loss = |window: &[u32]| {
         setting.model.loss(&setting.weights, &Batch::single(window.to_vec()).unwrap()).unwrap()
     };
     let sum: f64 = tokens.chunks(10).map(loss).sum();
     assert_eq!((read, result.targets), (tokens.len(), tokens.len() - 4));
     assert!((result.loss - sum / result.targets as f64).abs() < 1e-12);
-    assert!(perplexity(&setting.model, &setting.weights, &[1], 10, &run, |_| ()).is_err());
+    assert!(perplexity(&[1], 10, &run, |batch| setting.model.loss(&setting.weights, batch), |_| ()).is_err());
 }
 
 #[test]
@@ -145,7 +165,14 @@ fn the_needle_grid_tries_every_cell_and_refuses_what_is_too_short() {
     let grid = |needle: &Needle| {
         let run = AtomicBool::new(false);
         let filler = "The grass is green. ";
-        needle_grid(&setting.model, &setting.weights, &Tokenizer::Bytes, filler, needle, &run, |_| ())
+        needle_grid(
+            &mut CpuDecoder::new(&setting.model, &setting.weights),
+            &Tokenizer::Bytes,
+            filler,
+            needle,
+            &run,
+            |_| (),
+        )
     };
     let cells = grid(&needle).unwrap();
     assert_eq!(cells.len(), 6);

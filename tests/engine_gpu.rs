@@ -4,6 +4,8 @@
 //! The binary needs a driver, NVRTC and cuBLASLt, nothing else: copied to such a machine it runs as it is.
 
 mod cuda;
+#[path = "engine_gpu/model.rs"]
+mod model;
 #[path = "engine_gpu/ops.rs"]
 mod ops;
 
@@ -21,6 +23,8 @@ pub struct Machine {
     pub cache: KernelCache,
     /// Where cuBLASLt is.
     pub blas: BlasSearch,
+    /// Done once the kernels of the model's tests are compiled.
+    pub warm: std::sync::Once,
 }
 
 /// The operations on a stream.
@@ -41,7 +45,8 @@ impl Machine {
         let blas = BlasSearch { option: None, variable, tools: cuda::search() };
         let found = blas.find().map_err(|error| error.to_string())?;
         eprintln!("on {} with {found:?}", device.name());
-        Ok(Machine { device, cache: KernelCache::in_memory(cuda::search()), blas })
+        let (cache, warm) = (KernelCache::in_memory(cuda::search()), std::sync::Once::new());
+        Ok(Machine { device, cache, blas, warm })
     }
 
     /// Loads the operations.
@@ -71,5 +76,5 @@ fn main() {
         let body = move || run(machine.as_deref().ok_or("no GPU")?);
         Trial::test(*name, body).with_ignored_flag(ignored)
     };
-    libtest_mimic::run(&arguments, ops::ALL.iter().map(trial).collect()).exit();
+    libtest_mimic::run(&arguments, ops::ALL.iter().chain(&model::ALL).map(trial).collect()).exit();
 }

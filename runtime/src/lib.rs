@@ -9,6 +9,7 @@ pub mod driver;
 pub mod eval;
 pub mod generate;
 pub mod gpu;
+pub mod gpu_model;
 pub mod gpu_ops;
 pub mod model;
 pub mod ops;

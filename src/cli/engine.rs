@@ -5,13 +5,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use half::bf16;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use longgen_codegen::pattern::{Clause, Pattern};
-use longgen_runtime::model::{Llama, LlamaConfig, Params, Tokenizer, load_weights};
+use longgen_runtime::driver::Device;
+use longgen_runtime::generate::{CpuDecoder, Decoder};
+use longgen_runtime::gpu_model::{DeviceParams, GpuDecoder, GpuLlama, GpuUse, load_device_weights};
+use longgen_runtime::model::{Llama, LlamaConfig, ModelError, Params, Tokenizer, load_weights};
 use longgen_runtime::train::checkpoint::{PATTERN_FILE, checkpoints};
 use thiserror::Error;
 
-use super::{CliError, pattern_arg};
+use super::device::DeviceArg;
+use super::kernel_args::NvrtcArgs;
+use super::{CliError, environment, pattern_arg};
 
 /// Exit code of a process ended by Ctrl-C, as shells give it.
 const INTERRUPTED: i32 = 130;
@@ -26,15 +32,60 @@ enum EngineError {
     Threads(usize, #[source] rayon::ThreadPoolBuildError),
 }
 
+/// Where a model runs.
+#[derive(Debug, clap::Args)]
+pub struct Place {
+    /// Where the model runs: f32 on the CPU, bf16 on the GPU
+    #[arg(long, value_enum, default_value = "cpu")]
+    pub device: DeviceArg,
+    #[command(flatten)]
+    nvrtc: NvrtcArgs,
+    /// cuBLASLt to use on the GPU: the library, its folder or a CUDA toolkit
+    #[arg(long, value_name = "PATH")]
+    cublaslt: Option<PathBuf>,
+}
+
+impl Place {
+    /// The model on the first GPU.
+    ///
+    /// # Errors
+    /// No GPU, NVRTC or cuBLASLt, or a model that the GPU engine does not take.
+    pub fn gpu_model(&self, model: &Llama, used: GpuUse) -> Result<GpuLlama, CliError> {
+        let device = Device::open(0).map_err(CliError::failure)?;
+        let cache = self.nvrtc.kernel_cache()?;
+        let blas = environment::blas_search(self.cublaslt.clone());
+        GpuLlama::new(&device, &cache, &blas, model, used).map_err(CliError::failure)
+    }
+}
+
 /// A model with everything it takes to run it.
 #[derive(Debug)]
 pub struct Loaded {
     /// The model under its pattern.
     pub model: Llama,
-    /// Its weights.
-    pub weights: Params,
+    /// Its weights, and where they are.
+    pub weights: Weights,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
+}
+
+/// The weights of a model, with what runs them.
+#[derive(Debug)]
+pub enum Weights {
+    /// In host memory.
+    Cpu(Params),
+    /// On the GPU, with the model there.
+    Gpu(Box<GpuLlama>, DeviceParams<bf16>),
+}
+
+impl Loaded {
+    /// Decodes with the model, where it is.
+    pub fn with_decoder<T>(&self, decode: impl FnOnce(&mut dyn Decoder) -> T) -> T {
+        match &self.weights {
+            Weights::Cpu(weights) => decode(&mut CpuDecoder::new(&self.model, weights)),
+            Weights::Gpu(model, weights) => decode(&mut GpuDecoder::new(model, weights)),
+        }
+    }
 }
 
 /// The model directory that `path` means: itself, or its newest checkpoint.
@@ -66,27 +117,41 @@ pub fn pattern_of(
     }
 }
 
-/// Loads a model, with a progress bar.
-pub fn load(path: &Path, pattern: Option<&str>) -> Result<Loaded, CliError> {
+/// Loads a model to where it will run, with a progress bar.
+pub fn load(path: &Path, pattern: Option<&str>, place: &Place) -> Result<Loaded, CliError> {
     let directory = model_directory(path)?;
     let config = LlamaConfig::read(&directory.join("config.json")).map_err(CliError::failure)?;
     let pattern = pattern_of(pattern, &directory, &config)?;
     let tokenizer = Tokenizer::load(&directory, config.vocabulary).map_err(CliError::failure)?;
     let model = Llama::new(config, &pattern).map_err(CliError::failure)?;
-    let weights = weights(&directory, model.config())?;
+    let weights = match place.device {
+        DeviceArg::Cpu => Weights::Cpu(weights(&directory, model.config())?),
+        DeviceArg::Cuda => {
+            let on_device = place.gpu_model(&model, GpuUse::Decode)?;
+            let weights = with_progress(|progress| load_device_weights(&directory, &on_device, progress))?;
+            Weights::Gpu(Box::new(on_device), weights)
+        }
+    };
     Ok(Loaded { model, weights, tokenizer })
 }
 
-/// Loads weights, with a progress bar.
+/// Loads weights to host memory, with a progress bar.
 pub fn weights(directory: &Path, config: &LlamaConfig) -> Result<Params, CliError> {
+    with_progress(|progress| load_weights(directory, config, progress))
+}
+
+/// Runs a load that tells how many weights it has loaded and how many there are.
+fn with_progress<T>(
+    load: impl FnOnce(&mut dyn FnMut(usize, usize)) -> Result<T, ModelError>,
+) -> Result<T, CliError> {
     let bar = progress(0, "loading {bar:30} {percent}% of {msg} million weights");
-    let weights = load_weights(directory, config, &mut |done, all| {
+    let loaded = load(&mut |done, all| {
         bar.set_length(all as u64);
         bar.set_message(format!("{:.1}", all as f64 / 1e6));
         bar.set_position(done as u64);
     });
     bar.finish_and_clear();
-    weights.map_err(CliError::failure)
+    loaded.map_err(CliError::failure)
 }
 
 /// A bar on standard error; nothing where that is no terminal.

@@ -4,11 +4,13 @@ use std::env;
 use std::path::PathBuf;
 
 use longgen_codegen::cuda::locate::ToolSearch;
+use longgen_runtime::blas::BlasSearch;
 
 /// Every variable and what it means, for `lgc doctor`.
-pub const VARIABLES: [(&str, &str); 6] = [
+pub const VARIABLES: [(&str, &str); 7] = [
     ("LONGGEN_CACHE", "folder for NVRTC and compiled kernels"),
     ("LONGGEN_NVRTC", "NVRTC to use: the library, its folder or a toolkit"),
+    ("LONGGEN_CUBLASLT", "cuBLASLt to use on the GPU: the library, its folder or a toolkit"),
     ("LONGGEN_PYTHON", "Python whose packages may hold NVRTC, and which fetches it"),
     ("CUDA_HOME", "the CUDA toolkit"),
     ("XDG_CACHE_HOME", "where caches live; ~/.cache without it"),
@@ -36,6 +38,11 @@ pub fn tool_search(option: Option<PathBuf>) -> ToolSearch {
         python: Some(python()),
         cache: cache_folder(),
     }
+}
+
+/// Where to look for cuBLASLt; `option` comes from the command line.
+pub fn blas_search(option: Option<PathBuf>) -> BlasSearch {
+    BlasSearch { option, variable: path("LONGGEN_CUBLASLT"), tools: tool_search(None) }
 }
 
 /// Set and not empty.

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use longgen::picture::HeatMap;
 use longgen_runtime::eval::{Needle, NeedleCell, needle_grid, perplexity};
+use longgen_runtime::gpu_model::GpuPass;
 use thiserror::Error;
 
-use super::engine::{self, Loaded};
+use super::engine::{self, Loaded, Weights};
 use super::{CliError, drawing, number};
 
 /// Arguments of `lgc eval`.
@@ -38,6 +39,8 @@ struct ModelArgs {
     /// Threads of all computation; by default as many as there are cores
     #[arg(long, value_name = "N", value_parser = number::count)]
     threads: Option<usize>,
+    #[command(flatten)]
+    place: engine::Place,
 }
 
 #[derive(Debug, clap::Args)]
@@ -101,14 +104,14 @@ fn text(path: &PathBuf) -> Result<String, CliError> {
 impl ModelArgs {
     fn load(&self) -> Result<Loaded, CliError> {
         engine::set_threads(self.threads)?;
-        engine::load(&self.model, self.pattern.as_deref())
+        engine::load(&self.model, self.pattern.as_deref(), &self.place)
     }
 }
 
 fn needle(args: &NeedleArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let picture = args.output.as_deref().map(drawing::Drawing::of).transpose().map_err(CliError::usage)?;
     let filler = text(&args.filler)?;
-    let Loaded { model, weights, tokenizer } = args.model.load()?;
+    let loaded = args.model.load()?;
     let depth = |n: usize| if args.depths == 1 { 0.5 } else { n as f64 / (args.depths - 1) as f64 };
     let needle = Needle {
         lengths: args.lengths.clone(),
@@ -120,7 +123,9 @@ fn needle(args: &NeedleArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let stop = engine::stop_flag()?;
     let total = (needle.lengths.len() * needle.depths.len()) as u64;
     let bar = engine::progress(total, "{bar:30} {pos}/{len} lengths and depths [{elapsed}, {eta} left]");
-    let cells = needle_grid(&model, &weights, &tokenizer, &filler, &needle, &stop, |_| bar.inc(1))
+    let tokenizer = &loaded.tokenizer;
+    let cells = loaded
+        .with_decoder(|decoder| needle_grid(decoder, tokenizer, &filler, &needle, &stop, |_| bar.inc(1)))
         .map_err(CliError::failure)?;
     bar.finish_and_clear();
     writeln!(out, "{:>8} {:>6} {:>7}", "tokens", "depth", "found")?;
@@ -162,9 +167,18 @@ fn run_perplexity(args: &PerplexityArgs, out: &mut dyn Write) -> Result<(), CliE
     let tokens = tokenizer.encode(&text).map_err(CliError::failure)?;
     let stop = engine::stop_flag()?;
     let bar = engine::progress(tokens.len() as u64, "{bar:30} {pos}/{len} tokens [{elapsed}, {eta} left]");
-    let result =
-        perplexity(&model, &weights, &tokens, args.window, &stop, |read| bar.set_position(read as u64))
-            .map_err(CliError::failure)?;
+    let read = |read| bar.set_position(read as u64);
+    let result = match &weights {
+        Weights::Cpu(weights) => {
+            perplexity(&tokens, args.window, &stop, |batch| model.loss(weights, batch), read)
+        }
+        Weights::Gpu(model, weights) => {
+            let window = args.window.min(tokens.len());
+            let mut pass = GpuPass::new(model, window, false).map_err(CliError::failure)?;
+            perplexity(&tokens, args.window, &stop, |batch| pass.loss(model, weights, batch), read)
+        }
+    };
+    let result = result.map_err(CliError::failure)?;
     bar.finish_and_clear();
     let (loss, perplexity) = (result.loss, result.perplexity());
     writeln!(out, "perplexity {perplexity:.4}, loss {loss:.6} nats over {} tokens", result.targets)?;

@@ -65,6 +65,8 @@ pub struct Args {
     /// Threads of all computation; by default as many as there are cores
     #[arg(long, value_name = "N", value_parser = number::count)]
     threads: Option<usize>,
+    #[command(flatten)]
+    place: engine::Place,
 }
 
 #[derive(Debug, Error)]
@@ -82,7 +84,8 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), CliError> {
     engine::set_threads(args.threads)?;
     let sampling = args.sampling()?;
     let texts = args.texts()?;
-    let Loaded { model, weights, tokenizer } = engine::load(&args.model, args.pattern.as_deref())?;
+    let loaded = engine::load(&args.model, args.pattern.as_deref(), &args.place)?;
+    let Loaded { model, tokenizer, .. } = &loaded;
     let encode = |text: &String| tokenizer.encode(text).map_err(CliError::failure);
     let prompts: Vec<Vec<u32>> = texts.iter().map(encode).collect::<Result<_, _>>()?;
     let how = Generation {
@@ -96,7 +99,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), CliError> {
     let stop = engine::stop_flag()?;
     let started = Instant::now();
     let mut broken = None;
-    let generated = generate(&model, &weights, &tokenizer, &prompts, &how, &stop, |_, text| {
+    let show = |_, text: &str| {
         if texts.len() == 1 {
             let shown = write!(out, "{text}").and_then(|()| out.flush());
             if let Err(error) = shown {
@@ -105,8 +108,10 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), CliError> {
                 broken = Some(error);
             }
         }
-    })
-    .map_err(CliError::failure)?;
+    };
+    let generated = loaded
+        .with_decoder(|decoder| generate(decoder, tokenizer, &prompts, &how, &stop, show))
+        .map_err(CliError::failure)?;
     if let Some(error) = broken {
         return Err(CliError::Stdout(error));
     }

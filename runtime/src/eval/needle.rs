@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::generate::{Generation, Sampling, generate};
-use crate::model::{Llama, ModelError, Params, Tokenizer};
+use crate::generate::{Decoder, Generation, Sampling, generate};
+use crate::model::{ModelError, Tokenizer};
 use crate::random::Random;
 
 /// What to try.
@@ -42,8 +42,7 @@ const QUESTION: &str = " The hidden number is";
 /// # Errors
 /// A length that does not hold the number and the question.
 pub fn needle_grid(
-    model: &Llama,
-    weights: &Params,
+    decoder: &mut dyn Decoder,
     tokenizer: &Tokenizer,
     filler: &str,
     needle: &Needle,
@@ -59,7 +58,7 @@ pub fn needle_grid(
             while cell.trials < needle.trials && !stop.load(Ordering::Relaxed) {
                 let number = format!(" {:05}", random.below(100_000));
                 let prompt = prompt(tokenizer, &filler, length, depth, &number)?;
-                let said = answer(model, weights, tokenizer, prompt, &number, needle.chunk_tokens, stop)?;
+                let said = answer(decoder, tokenizer, prompt, &number, needle.chunk_tokens, stop)?;
                 cell.found += usize::from(said.starts_with(&number));
                 cell.trials += 1;
             }
@@ -107,8 +106,7 @@ fn prefix(tokenizer: &Tokenizer) -> Result<usize, ModelError> {
 }
 
 fn answer(
-    model: &Llama,
-    weights: &Params,
+    decoder: &mut dyn Decoder,
     tokenizer: &Tokenizer,
     prompt: Vec<u32>,
     number: &str,
@@ -124,6 +122,6 @@ fn answer(
         seed: 0,
         stop: Vec::new(),
     };
-    let mut all = generate(model, weights, tokenizer, &[prompt], &how, stop, |_, _| ())?;
+    let mut all = generate(decoder, tokenizer, &[prompt], &how, stop, |_, _| ())?;
     Ok(all.pop().map(|generated| generated.text).unwrap_or_default())
 }

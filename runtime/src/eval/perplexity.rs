@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::model::{Batch, Llama, ModelError, Params};
+use crate::model::{Batch, ModelError};
 
 /// The result over the windows that were read.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -21,16 +21,15 @@ impl Perplexity {
 }
 
 /// Loss of consecutive windows of at most `window_tokens` tokens, each read without the ones before it. `progress` gets the
-/// tokens read so far; setting `stop` ends after a window, with the result so far.
+/// tokens read so far; `loss` is the sum of a batch's losses, such as [`crate::model::Llama::loss`]. Setting `stop` ends after a window, with the result so far.
 ///
 /// # Errors
 /// Fewer than two tokens, or tokens outside the vocabulary.
 pub fn perplexity(
-    model: &Llama,
-    weights: &Params,
     tokens: &[u32],
     window_tokens: usize,
     stop: &AtomicBool,
+    mut loss: impl FnMut(&Batch) -> Result<f64, ModelError>,
     mut progress: impl FnMut(usize),
 ) -> Result<Perplexity, ModelError> {
     if tokens.len() < 2 || window_tokens < 2 {
@@ -39,7 +38,7 @@ pub fn perplexity(
     let (mut targets, mut sum, mut read) = (0, 0.0, 0);
     for window in tokens.chunks(window_tokens) {
         let batch = Batch::single(window.to_vec())?;
-        sum += model.loss(weights, &batch)?;
+        sum += loss(&batch)?;
         targets += batch.target_count();
         read += window.len();
         progress(read);

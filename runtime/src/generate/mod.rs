@@ -1,14 +1,16 @@
 //! Decoding: prompts in chunks through the model, then one token of every sequence at a time, each against its own
 //! pattern-shaped cache.
 
+mod decoder;
 mod sample;
 mod stop;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::model::{Chunk, KvCache, Llama, ModelError, Params, TextStream, Tokenizer, check_memory};
+use crate::model::{LlamaConfig, ModelError, TextStream, Tokenizer};
 use crate::random::Random;
 
+pub use decoder::{CpuDecoder, Decoder, Room};
 pub use sample::Sampling;
 use stop::StopFilter;
 
@@ -30,9 +32,8 @@ pub struct Generation {
 }
 
 impl Generation {
-    /// Bytes of the cache for a prompt of so many tokens.
-    fn cache_bytes(&self, model: &Llama, prompt: usize) -> u128 {
-        KvCache::bytes_for(model, prompt + self.new_tokens, self.chunk_tokens.min(prompt))
+    fn room(&self, prompt: usize) -> Room {
+        Room { max_tokens: prompt + self.new_tokens, chunk_tokens: self.chunk_tokens.clamp(1, prompt.max(1)) }
     }
 }
 
@@ -64,7 +65,6 @@ pub struct Generated {
 
 /// A sequence being decoded.
 struct Active<'a> {
-    cache: KvCache,
     random: Random,
     stream: TextStream<'a>,
     filter: StopFilter,
@@ -79,8 +79,7 @@ struct Active<'a> {
 /// # Errors
 /// An empty prompt, one that is too long for the limit, tokens outside the vocabulary.
 pub fn generate(
-    model: &Llama,
-    weights: &Params,
+    decoder: &mut dyn Decoder,
     tokenizer: &Tokenizer,
     prompts: &[Vec<u32>],
     how: &Generation,
@@ -91,20 +90,18 @@ pub fn generate(
         return Err(ModelError::batch(problem));
     }
     prompts.iter().try_for_each(|prompt| check_prompt(prompt, how))?;
-    let caches = prompts.iter().map(|prompt| how.cache_bytes(model, prompt.len()));
-    check_memory("the KV caches", caches.sum())?;
-    let mut all: Vec<Active<'_>> = prompts
-        .iter()
-        .enumerate()
-        .map(|(n, prompt)| Active::new(model, tokenizer, prompt.len(), n, how))
-        .collect();
-    for (active, prompt) in all.iter_mut().zip(prompts) {
-        active.prefill(model, weights, prompt, stop)?;
+    let rooms: Vec<Room> = prompts.iter().map(|prompt| how.room(prompt.len())).collect();
+    decoder.open(&rooms)?;
+    let mut all: Vec<Active<'_>> = (0..prompts.len()).map(|n| Active::new(tokenizer, n, how)).collect();
+    for (n, (active, prompt)) in all.iter_mut().zip(prompts).enumerate() {
+        active.prefill(decoder, n, prompt, rooms[n].chunk_tokens, stop)?;
     }
-    while let Some(tokens) = draw(model, &mut all, how, stop, &mut show)? {
-        step(model, weights, &mut all, &tokens)?;
+    while let Some(tokens) = draw(decoder.config(), &mut all, how, stop, &mut show)? {
+        let logits = decoder.step(&tokens)?;
+        all.iter_mut().zip(logits).for_each(|(active, logits)| active.logits = logits);
     }
-    all.into_iter().enumerate().map(|(n, active)| active.finish(n, &mut show)).collect()
+    let finish = |(n, active): (usize, Active<'_>)| active.finish(n, decoder.cache_bytes(n), &mut show);
+    all.into_iter().enumerate().map(finish).collect()
 }
 
 fn check_prompt(prompt: &[u32], how: &Generation) -> Result<(), ModelError> {
@@ -118,15 +115,16 @@ fn check_prompt(prompt: &[u32], how: &Generation) -> Result<(), ModelError> {
     Ok(())
 }
 
-/// Draws a token for every sequence that goes on; `None` when none does. A token that ends its sequence is not fed back.
+/// Draws a token for every sequence that goes on, `None` for the others; `None` when none does. A token that ends its
+/// sequence is not fed back.
 fn draw(
-    model: &Llama,
+    config: &LlamaConfig,
     all: &mut [Active<'_>],
     how: &Generation,
     stop: &AtomicBool,
     show: &mut impl FnMut(usize, &str),
-) -> Result<Option<Vec<u32>>, ModelError> {
-    let mut drawn = Vec::new();
+) -> Result<Option<Vec<Option<u32>>>, ModelError> {
+    let mut drawn = vec![None; all.len()];
     for (n, active) in all.iter_mut().enumerate().filter(|(_, active)| active.ending.is_none()) {
         if stop.load(Ordering::Relaxed) {
             active.ending = Some(Ending::Interrupted);
@@ -134,34 +132,19 @@ fn draw(
             active.ending = Some(Ending::Length);
         } else {
             let token = how.sampling.draw(&active.logits, &mut active.random);
-            active.push(n, token, model, show)?;
+            active.push(n, token, config, show)?;
             if active.ending.is_none() && active.tokens.len() == how.new_tokens {
                 active.ending = Some(Ending::Length);
             }
-            drawn.extend(active.ending.is_none().then_some(token));
+            drawn[n] = active.ending.is_none().then_some(token);
         }
     }
-    Ok((!drawn.is_empty()).then_some(drawn))
-}
-
-/// One forward pass over the newest token of every sequence that goes on.
-fn step(model: &Llama, weights: &Params, all: &mut [Active<'_>], tokens: &[u32]) -> Result<(), ModelError> {
-    let mut active: Vec<&mut Active<'_>> = all.iter_mut().filter(|active| active.ending.is_none()).collect();
-    let positions: Vec<f32> = active.iter().map(|active| active.cache.tokens() as f32).collect();
-    let mut chunks: Vec<Chunk<'_>> = active
-        .iter_mut()
-        .zip(tokens.chunks(1).zip(positions.chunks(1)))
-        .map(|(active, (tokens, positions))| Chunk { tokens, positions, cache: &mut active.cache })
-        .collect();
-    let logits = model.extend(weights, &mut chunks)?;
-    active.iter_mut().zip(logits).for_each(|(active, logits)| active.logits = logits);
-    Ok(())
+    Ok(drawn.iter().any(Option::is_some).then_some(drawn))
 }
 
 impl<'a> Active<'a> {
-    fn new(model: &Llama, tokenizer: &'a Tokenizer, prompt: usize, n: usize, how: &Generation) -> Active<'a> {
+    fn new(tokenizer: &'a Tokenizer, n: usize, how: &Generation) -> Active<'a> {
         Active {
-            cache: KvCache::new(model, prompt + how.new_tokens, how.chunk_tokens.min(prompt)),
             random: Random::new(how.seed.wrapping_add(n as u64)),
             stream: TextStream::new(tokenizer),
             filter: StopFilter::new(&how.stop),
@@ -174,20 +157,18 @@ impl<'a> Active<'a> {
 
     fn prefill(
         &mut self,
-        model: &Llama,
-        weights: &Params,
+        decoder: &mut dyn Decoder,
+        n: usize,
         prompt: &[u32],
+        chunk_tokens: usize,
         stop: &AtomicBool,
     ) -> Result<(), ModelError> {
-        for tokens in prompt.chunks(self.cache.chunk_tokens()) {
+        for tokens in prompt.chunks(chunk_tokens) {
             if stop.load(Ordering::Relaxed) {
                 self.ending = Some(Ending::Interrupted);
                 return Ok(());
             }
-            let first = self.cache.tokens();
-            let positions: Vec<f32> = (first..first + tokens.len()).map(|t| t as f32).collect();
-            let chunk = Chunk { tokens, positions: &positions, cache: &mut self.cache };
-            self.logits = model.extend(weights, &mut [chunk])?.pop().unwrap_or_default();
+            self.logits = decoder.extend(n, tokens)?;
         }
         Ok(())
     }
@@ -196,11 +177,11 @@ impl<'a> Active<'a> {
         &mut self,
         n: usize,
         token: u32,
-        model: &Llama,
+        config: &LlamaConfig,
         show: &mut impl FnMut(usize, &str),
     ) -> Result<(), ModelError> {
         self.tokens.push(token);
-        if model.config().end_tokens.contains(&token) {
+        if config.end_tokens.contains(&token) {
             self.ending = Some(Ending::EndToken);
             return Ok(());
         }
@@ -220,7 +201,12 @@ impl<'a> Active<'a> {
     }
 
     /// Shows what was held back, unless a stop text ended the sequence.
-    fn finish(mut self, n: usize, show: &mut impl FnMut(usize, &str)) -> Result<Generated, ModelError> {
+    fn finish(
+        mut self,
+        n: usize,
+        cache_bytes: usize,
+        show: &mut impl FnMut(usize, &str),
+    ) -> Result<Generated, ModelError> {
         let ending = self.ending.unwrap_or(Ending::Length);
         if ending != Ending::StopText {
             let tokenizer = self.stream.tokenizer();
@@ -230,6 +216,6 @@ impl<'a> Active<'a> {
             let rest = if last.stopped { last.text } else { last.text + &filter.finish() };
             self.show(n, &rest, show);
         }
-        Ok(Generated { tokens: self.tokens, text: self.text, ending, cache_bytes: self.cache.bytes() })
+        Ok(Generated { tokens: self.tokens, text: self.text, ending, cache_bytes })
     }
 }

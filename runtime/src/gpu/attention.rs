@@ -109,6 +109,17 @@ impl GpuAttention {
         &self.stream
     }
 
+    /// The same kernels on a stream of the caller's, so that their work is in order with other work on it. Nothing may have
+    /// been prepared yet: what is on the old stream would be refused.
+    pub fn on_stream(self, stream: &Stream) -> Self {
+        GpuAttention { stream: stream.clone(), ..self }
+    }
+
+    /// Whether the tiles of this pattern come from lists, so that every query offset needs a preparation of its own.
+    pub fn is_listed(&self) -> bool {
+        self.listed
+    }
+
     /// Head dimension, type and softmax features.
     pub fn shape(&self) -> Shape {
         self.shape

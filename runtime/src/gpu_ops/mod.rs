@@ -16,9 +16,11 @@ mod rope;
 mod swiglu;
 
 pub use adamw::Moments;
+pub(crate) use adamw::NORM_PARTS;
 pub use cache::{CacheRows, OrderedRows};
 pub use embedding::TokenRuns;
 pub use matvec::MatvecOutput;
+pub(crate) use rmsnorm::STRIPS;
 pub use rope::{KeySlots, RopeTables};
 
 use std::collections::HashMap;

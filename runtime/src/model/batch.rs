@@ -98,13 +98,13 @@ impl Batch {
     }
 
     /// Checks every token and target against the vocabulary, once, before kernels index with them.
-    pub(super) fn check(&self, vocabulary: usize) -> Result<(), ModelError> {
+    pub(crate) fn check(&self, vocabulary: usize) -> Result<(), ModelError> {
         check_tokens(self.tokens.iter().copied(), vocabulary)?;
         check_tokens(self.targets.iter().map(|target| target.unwrap_or(0)), vocabulary)
     }
 }
 
-pub(super) fn check_tokens(tokens: impl Iterator<Item = u32>, vocabulary: usize) -> Result<(), ModelError> {
+pub(crate) fn check_tokens(tokens: impl Iterator<Item = u32>, vocabulary: usize) -> Result<(), ModelError> {
     match tokens.enumerate().find(|(_, token)| *token as usize >= vocabulary) {
         Some((index, token)) => Err(ModelError::Token { token, index, vocabulary }),
         None => Ok(()),

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use longgen_codegen::ir::LowerError;
 use thiserror::Error;
 
+use crate::blas::BlasError;
 use crate::cpu::CpuAttentionError;
+use crate::driver::GpuError;
+use crate::gpu::GpuAttentionError;
 use crate::problem::ProblemError;
 
 /// Why a model cannot be loaded, saved or run.
@@ -142,6 +145,33 @@ pub enum ModelError {
         /// How much.
         bytes: u128,
     },
+    /// More memory than the device has free.
+    #[error("{what} needs {needed} of device memory, {free} are free{fits}")]
+    DeviceMemory {
+        /// What it is for.
+        what: &'static str,
+        /// How much, and its parts.
+        needed: String,
+        /// What there is.
+        free: String,
+        /// What would fit instead, in words after a semicolon.
+        fits: String,
+    },
+    /// A model that the GPU engine does not take.
+    #[error("{problem}")]
+    Unsupported {
+        /// What is wrong, in words.
+        problem: String,
+    },
+    /// The driver or the device.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    /// Attention kernels on the GPU.
+    #[error(transparent)]
+    GpuAttention(#[from] GpuAttentionError),
+    /// Dense products on the GPU.
+    #[error(transparent)]
+    Blas(#[from] BlasError),
     /// A pattern that does not fit the model.
     #[error("the pattern does not fit the model: {problem}")]
     Pattern {

@@ -1,6 +1,6 @@
 //! Weights from safetensors files, single or sharded, memory-mapped and converted tensor by tensor.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,12 +10,52 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::mapped::map;
 use super::memory::check_memory;
-use super::params::ParamTable;
+use super::params::{ParamEntry, ParamTable};
 use super::{LlamaConfig, ModelError, Params};
 
 /// The file of an unsharded model.
 pub const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
+
+/// The numbers of one tensor in a file.
+#[derive(Clone, Copy, Debug)]
+pub enum StoredValues<'a> {
+    /// Single precision.
+    F32(&'a [[u8; 4]]),
+    /// bfloat16.
+    Bf16(&'a [[u8; 2]]),
+    /// Half precision.
+    F16(&'a [[u8; 2]]),
+}
+
+impl<'a> StoredValues<'a> {
+    /// Rounded to bf16.
+    pub fn iter(self) -> impl Iterator<Item = bf16> + 'a {
+        let (quads, pairs, half): (&[[u8; 4]], &[[u8; 2]], bool) = match self {
+            StoredValues::F32(quads) => (quads, &[], false),
+            StoredValues::Bf16(pairs) => (&[], pairs, false),
+            StoredValues::F16(pairs) => (&[], pairs, true),
+        };
+        let narrow = move |&b: &[u8; 2]| match half {
+            true => bf16::from_f32(f16::from_le_bytes(b).to_f32()),
+            false => bf16::from_le_bytes(b),
+        };
+        quads.iter().map(|&b| bf16::from_f32(f32::from_le_bytes(b))).chain(pairs.iter().map(narrow))
+    }
+
+    /// Widened to f32, into a slice of as many numbers.
+    fn widen_into(self, target: &mut [f32]) {
+        match self {
+            StoredValues::F32(x) => target.iter_mut().zip(x).for_each(|(t, &b)| *t = f32::from_le_bytes(b)),
+            StoredValues::Bf16(x) => {
+                target.iter_mut().zip(x).for_each(|(t, &b)| *t = bf16::from_le_bytes(b).to_f32());
+            }
+            StoredValues::F16(x) => {
+                target.iter_mut().zip(x).for_each(|(t, &b)| *t = f16::from_le_bytes(b).to_f32());
+            }
+        }
+    }
+}
 
 /// Loads the weights of a model from its directory. `progress` gets the number of elements loaded and of all.
 ///
@@ -28,8 +68,27 @@ pub fn load_weights(
 ) -> Result<Params, ModelError> {
     check_memory("the weights", 4 * ParamTable::new(config).len() as u128)?;
     let mut params = Params::zeros(Arc::new(ParamTable::new(config)));
-    let mut wanted: BTreeSet<String> = params.table().entries().iter().map(|e| e.name.clone()).collect();
-    let total = params.table().len();
+    read_weights(directory, config, progress, &mut |entry, values| {
+        values.widen_into(&mut params.data_mut()[entry.range()]);
+        Ok(())
+    })?;
+    Ok(params)
+}
+
+/// Reads every tensor of a model once, in the order of its files, and hands it to `put`, which keeps it: so weights can go
+/// elsewhere than into host memory.
+///
+/// # Errors
+/// As [`load_weights`], and those of `put`.
+pub fn read_weights(
+    directory: &Path,
+    config: &LlamaConfig,
+    progress: &mut dyn FnMut(usize, usize),
+    put: &mut dyn FnMut(&ParamEntry, StoredValues<'_>) -> Result<(), ModelError>,
+) -> Result<(), ModelError> {
+    let table = ParamTable::new(config);
+    let mut wanted: BTreeMap<&str, &ParamEntry> =
+        table.entries().iter().map(|entry| (entry.name.as_str(), entry)).collect();
     let mut done = 0;
     for path in files(directory)? {
         let mapped = map(&path).map_err(ModelError::io(&path))?;
@@ -42,20 +101,20 @@ pub fn load_weights(
                 continue;
             }
             let tensor = file.tensor(name).map_err(|error| damaged(error.to_string()))?;
-            done += load_tensor(&mut params, name, &tensor)?;
+            let entry = table.entries().iter().find(|entry| entry.name == name);
+            let entry = entry.ok_or_else(|| ModelError::UnexpectedTensor { name: name.into() })?;
+            put(entry, stored_values(entry, &tensor)?)?;
             wanted.remove(name);
-            progress(done, total);
+            done += entry.range().len();
+            progress(done, table.len());
         }
     }
-    match wanted.first() {
-        None => Ok(params),
-        Some(name) => Err(missing(&params, name)),
+    match wanted.into_values().next() {
+        None => Ok(()),
+        Some(entry) => {
+            Err(ModelError::MissingTensor { name: entry.name.clone(), shape: entry.shape.clone() })
+        }
     }
-}
-
-fn missing(params: &Params, name: &str) -> ModelError {
-    let shape = params.table().entries().iter().find(|e| e.name == name).map(|e| e.shape.clone());
-    ModelError::MissingTensor { name: name.into(), shape: shape.unwrap_or_default() }
 }
 
 /// Tensors some files hold that carry nothing: frequencies, and a copy of a tied head.
@@ -92,24 +151,19 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>, ModelError> {
     Ok(shards.into_keys().collect())
 }
 
-/// Copies one tensor into its place, widened to f32, and returns its number of elements.
-fn load_tensor(params: &mut Params, name: &str, tensor: &TensorView<'_>) -> Result<usize, ModelError> {
-    let entry = params.table().entries().iter().find(|e| e.name == name).cloned();
-    let entry = entry.ok_or_else(|| ModelError::UnexpectedTensor { name: name.into() })?;
+/// The numbers of a tensor, if it is what the table expects.
+fn stored_values<'a>(entry: &ParamEntry, tensor: &TensorView<'a>) -> Result<StoredValues<'a>, ModelError> {
+    let name = entry.name.clone();
     if tensor.shape() != entry.shape {
-        let (found, expected) = (tensor.shape().to_vec(), entry.shape);
-        return Err(ModelError::TensorShape { name: name.into(), found, expected });
+        let (found, expected) = (tensor.shape().to_vec(), entry.shape.clone());
+        return Err(ModelError::TensorShape { name, found, expected });
     }
-    let target = &mut params.data_mut()[entry.range()];
     let (pairs, _) = tensor.data().as_chunks::<2>();
     let (quads, _) = tensor.data().as_chunks::<4>();
     match tensor.dtype() {
-        Dtype::F32 => target.iter_mut().zip(quads).for_each(|(t, &b)| *t = f32::from_le_bytes(b)),
-        Dtype::BF16 => target.iter_mut().zip(pairs).for_each(|(t, &b)| *t = bf16::from_le_bytes(b).to_f32()),
-        Dtype::F16 => target.iter_mut().zip(pairs).for_each(|(t, &b)| *t = f16::from_le_bytes(b).to_f32()),
-        other => {
-            return Err(ModelError::TensorType { name: name.into(), found: format!("{other:?}") });
-        }
+        Dtype::F32 => Ok(StoredValues::F32(quads)),
+        Dtype::BF16 => Ok(StoredValues::Bf16(pairs)),
+        Dtype::F16 => Ok(StoredValues::F16(pairs)),
+        other => Err(ModelError::TensorType { name, found: format!("{other:?}") }),
     }
-    Ok(target.len())
 }

@@ -20,12 +20,13 @@ mod save;
 mod tokenizer;
 
 pub use batch::Batch;
+pub(crate) use batch::check_tokens;
 pub use cached::Chunk;
 pub use config::LlamaConfig;
 pub use error::ModelError;
 pub use kv_cache::KvCache;
 pub use llama::{Llama, Recompute};
-pub use load::{SINGLE_FILE, load_weights};
+pub use load::{SINGLE_FILE, StoredValues, load_weights, read_weights};
 pub(crate) use memory::check_memory;
 pub use params::{Layer, ParamEntry, ParamTable, Params};
 pub use rope_scaling::{Rope, RopeScaling};

@@ -112,15 +112,15 @@ impl ParamTable {
         self.len() == 0
     }
 
-    fn layer(&self, layer: usize) -> &[ParamEntry] {
+    pub(crate) fn layer(&self, layer: usize) -> &[ParamEntry] {
         &self.entries[1 + layer * LAYER_TENSORS..][..LAYER_TENSORS]
     }
 
-    fn norm(&self) -> Range<usize> {
+    pub(crate) fn norm(&self) -> Range<usize> {
         self.entries[1 + self.layers * LAYER_TENSORS].range()
     }
 
-    fn head(&self) -> Range<usize> {
+    pub(crate) fn head(&self) -> Range<usize> {
         let entry = if self.tied { self.entries.first() } else { self.entries.last() };
         entry.map_or(0..0, ParamEntry::range)
     }
@@ -137,6 +137,12 @@ impl Params {
     /// Zeros.
     pub fn zeros(table: Arc<ParamTable>) -> Params {
         let data = vec![0.0; table.len()];
+        Params { table, data }
+    }
+
+    /// The numbers `data`, as many as the table has.
+    pub(crate) fn from_data(table: Arc<ParamTable>, data: Vec<f32>) -> Params {
+        assert_eq!(data.len(), table.len(), "another number of parameters than the table's");
         Params { table, data }
     }
 

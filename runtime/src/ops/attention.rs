@@ -79,6 +79,11 @@ impl Attention {
         self.shape
     }
 
+    /// Bound of the scores, if any.
+    pub fn softcap(&self) -> Option<f32> {
+        self.softcap
+    }
+
     /// Where the cache keeps the keys of KV head `g`.
     pub fn layout(&self, g: usize) -> KvLayout {
         self.layouts[g]
