@@ -50,6 +50,9 @@ pub const FILES: &[(&str, &str)] = table![
     "walk.cuh",
 ];
 
+/// The C header that reads kernel bundles and fills in launches: `templates/c/longgen.h`.
+pub const C_HEADER: &str = include_str!("c/longgen.h");
+
 /// The text of the template `name`, or `None` if there is no such file.
 pub fn text(name: &str) -> Option<&'static str> {
     FILES.iter().find(|(file, _)| *file == name).map(|(_, text)| *text)

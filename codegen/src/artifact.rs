@@ -28,11 +28,11 @@ pub struct Artifact {
     pub manifest: Manifest,
 }
 
-/// What is kept of an artifact: a cubin and how to launch it.
+/// What is kept of an artifact: what the driver loads, and how to launch it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CompiledKernel {
-    /// Device binary.
-    pub cubin: Vec<u8>,
+    /// A cubin; or, from a bundle, PTX text with a final NUL byte.
+    pub image: Vec<u8>,
     /// Entry points, grids, arguments, resources.
     pub manifest: Manifest,
 }
@@ -52,6 +52,18 @@ pub enum BuildError {
     /// NVRTC is missing or refuses the source.
     #[error(transparent)]
     Nvrtc(#[from] NvrtcError),
+    /// A bundle lacks a kernel.
+    #[error("the bundle holds no {pass} kernel of this pattern for {shape} on {target}; it is for {held}")]
+    NotBundled {
+        /// Which kernel.
+        pass: Pass,
+        /// Head dimension, type and softmax features.
+        shape: String,
+        /// The architecture.
+        target: String,
+        /// What it does hold.
+        held: String,
+    },
     /// The kernel compiled, but not into something to ship.
     #[error("`{name}` is refused: {refusal}")]
     Refused {

@@ -74,6 +74,16 @@ impl Shape {
     }
 }
 
+impl fmt::Display for Shape {
+    /// `D 128, bf16, softcap, sink logit`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shape { head_dim, dtype, softcap, sink_logit } = self;
+        write!(f, "D {head_dim}, {dtype}")?;
+        f.write_str(if *softcap { ", softcap" } else { "" })?;
+        f.write_str(if *sink_logit { ", sink logit" } else { "" })
+    }
+}
+
 /// What a kernel computes. One source per pass, since each has its own tile shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

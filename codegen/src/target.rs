@@ -105,6 +105,11 @@ impl Target {
         self.family
     }
 
+    /// Whether its code runs on this very compute capability only (the `a` in `sm_90a`).
+    pub fn is_exact(&self) -> bool {
+        self.name.ends_with('a')
+    }
+
     /// (major, minor).
     pub fn compute_capability(&self) -> (u32, u32) {
         self.compute_capability

@@ -1,6 +1,7 @@
 //! The `lgc` command line: the commands, and what they share. Each command lives in a module of its own and writes
 //! to the stream it is given; nothing here prints by itself.
 
+mod bundle;
 mod cache;
 mod check;
 mod compile;
@@ -62,6 +63,8 @@ enum Command {
     Show(show::Args),
     /// Compile every kernel of a pattern, and write a manifest
     Compile(Box<compile::Args>),
+    /// Kernels of some patterns in one file, for machines without NVRTC
+    Bundle(Box<bundle::Args>),
     /// Print any stage of the compiler as text
     Emit(Box<emit::Args>),
     /// Compute attention on tensors of your own
@@ -111,6 +114,7 @@ fn dispatch(args: impl Iterator<Item = OsString>, out: &mut dyn Write) -> Result
         Command::Report(args) => report::run(&args, out),
         Command::Show(args) => show::run(&args, out),
         Command::Compile(args) => compile::run(&args, out),
+        Command::Bundle(args) => bundle::run(&args, out),
         Command::Check(args) => check::run(&args, out),
         Command::Doctor(args) => doctor::run(&args, out),
         Command::Emit(args) => emit::run(&args, out),

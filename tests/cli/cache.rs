@@ -43,7 +43,7 @@ fn filled(cache: &Path) {
     for (source, generator) in [("a", "longgen 0.0.0"), ("b", concat!("longgen ", env!("CARGO_PKG_VERSION")))]
     {
         let key = KernelKey { source: source.into(), nvrtc: "13.0".into() };
-        store.put_kernel(&key, &CompiledKernel { cubin: vec![7; 1500], manifest: manifest(generator) });
+        store.put_kernel(&key, &CompiledKernel { image: vec![7; 1500], manifest: manifest(generator) });
     }
     let problem = TuneProblem {
         pattern_hash: "c".into(),

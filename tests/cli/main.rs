@@ -3,6 +3,7 @@
 mod bad_files;
 mod bad_patterns;
 mod bad_tensors;
+mod bundle;
 mod cache;
 mod outputs;
 mod reports;

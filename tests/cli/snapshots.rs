@@ -44,7 +44,9 @@ fn colours() {
 #[test]
 fn help() {
     holds("help.txt", &["--help"]);
-    for command in ["report", "show", "compile", "emit", "run", "check", "doctor", "cache", "fetch-nvrtc"] {
+    for command in
+        ["report", "show", "compile", "emit", "run", "check", "doctor", "bundle", "cache", "fetch-nvrtc"]
+    {
         holds(&format!("help-{command}.txt"), &[command, "--help"]);
     }
 }

@@ -96,7 +96,7 @@ fn a_changed_byte_costs_its_entry_only() {
     let (_folder, file) = place();
     fill(&file);
     let mut bytes = fs::read(&file).unwrap();
-    let image = kernel(3, 20_000).cubin;
+    let image = kernel(3, 20_000).image;
     let position = bytes.windows(64).position(|window| window == &image[..64]).expect("the image");
     bytes[position + 10] ^= 1;
     fs::write(&file, bytes).unwrap();

@@ -59,8 +59,8 @@ fn kernel(number: usize, bytes: usize) -> CompiledKernel {
         params: StructLayout { size: 0, fields: Vec::new() },
         kernels: Vec::new(),
     };
-    let cubin = (0..bytes).map(|index| (index * 31 + number * 7) as u8).collect();
-    CompiledKernel { cubin, manifest }
+    let image = (0..bytes).map(|index| (index * 31 + number * 7) as u8).collect();
+    CompiledKernel { image, manifest }
 }
 
 fn tune_key(window: usize, tokens: u64) -> TuneKey {

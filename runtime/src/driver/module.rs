@@ -1,4 +1,4 @@
-//! Loaded cubins and the launch of their kernels.
+//! Loaded images and the launch of their kernels.
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use longgen_codegen::cuda::abi::Params;
 
 use super::{Device, GpuError, Stream, TensorMap, failed};
 
-/// A cubin on a device.
+/// A cubin, or what the driver made of PTX, on a device.
 #[derive(Clone, Debug)]
 pub struct Module(Arc<CudaModule>);
 
@@ -46,12 +46,12 @@ pub enum Argument<'a> {
 }
 
 impl Module {
-    /// Loads a cubin.
+    /// Loads a cubin, or PTX text that ends in a NUL byte.
     ///
     /// # Errors
-    /// [`GpuError::Call`] when it is not for this device or not a cubin.
-    pub fn load(device: &Device, cubin: &[u8]) -> Result<Self, GpuError> {
-        let image = Ptx::from_binary(cubin.to_vec());
+    /// [`GpuError::Call`] when it is not for this device, or neither of the two.
+    pub fn load(device: &Device, image: &[u8]) -> Result<Self, GpuError> {
+        let image = Ptx::from_binary(image.to_vec());
         Ok(Module(device.context().load_module(image).map_err(failed("loading a kernel"))?))
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use longgen_codegen::artifact::{BuildError, KernelEntry};
+use longgen_codegen::bundle::Bundle;
 use longgen_codegen::ir::MaskIr;
 use longgen_codegen::plan::TileShape;
 use longgen_codegen::spec::{KernelSpec, Pass, PatternCode, Shape};
@@ -55,7 +56,7 @@ pub(super) struct Loaded {
 
 impl Loaded {
     fn new(device: &Device, pass: Pass, compiled: Arc<CompiledKernel>) -> Result<Self, GpuAttentionError> {
-        let module = Module::load(device, &compiled.cubin)?;
+        let module = Module::load(device, &compiled.image)?;
         let load = |entry: &KernelEntry| module.function(&entry.name, entry.dynamic_smem_bytes);
         let functions = compiled.manifest.kernels.iter().map(load).collect::<Result<_, _>>()?;
         Ok(Loaded { pass, compiled, functions })
@@ -78,7 +79,7 @@ impl Loaded {
 }
 
 impl GpuAttention {
-    /// Compiles (or finds in `cache`) and loads the kernels of `ir`, whose canonical text is `canonical`.
+    /// Finds in `cache`, or compiles, and loads the kernels of `ir`, whose canonical text is `canonical`.
     ///
     /// A kernel of the device's own family that ptxas spills is replaced by the plainer family's: slower, never absent.
     ///
@@ -92,8 +93,11 @@ impl GpuAttention {
         shape: Shape,
         options: GpuOptions,
     ) -> Result<Self, GpuAttentionError> {
-        let target = choose_target(device, options.target)?;
         let pattern = Arc::new(PatternCode::new(canonical, ir));
+        let target = match (options.target, cache.bundle()) {
+            (None, Some(bundle)) => bundled_target(device, bundle, &pattern, &shape)?,
+            (wanted, _) => choose_target(device, wanted)?,
+        };
         let listed = pattern.listed;
         let build = Build { device, cache, target, shape, pattern };
         let forward = vec![build.load(Pass::Forward)?];
@@ -150,12 +154,29 @@ impl Build<'_> {
         let all = |passes: [Pass; 3]| passes.into_iter().map(|pass| self.load(pass)).collect();
         match all(passes) {
             // The plainer family has no fused pass: its backward is the split one.
-            Err(GpuAttentionError::Build(BuildError::Refused { .. })) if passes != Pass::BACKWARD_SPLIT => {
+            Err(GpuAttentionError::Build(BuildError::Refused { .. } | BuildError::NotBundled { .. }))
+                if passes != Pass::BACKWARD_SPLIT =>
+            {
                 all(Pass::BACKWARD_SPLIT)
             }
             other => other,
         }
     }
+}
+
+/// A bundle need not hold the device's own target: an older one serves.
+fn bundled_target(
+    device: &Device,
+    bundle: &Bundle,
+    pattern: &PatternCode,
+    shape: &Shape,
+) -> Result<Target, BuildError> {
+    let capability = device.compute_capability();
+    let found = bundle.target_for(&pattern.hash(), shape, capability);
+    found.ok_or_else(|| {
+        let target = format!("compute capability {}.{}", capability.0, capability.1);
+        bundle.missing(Pass::Forward, shape, &target)
+    })
 }
 
 fn choose_target(device: &Device, wanted: Option<Target>) -> Result<Target, GpuAttentionError> {

@@ -1,10 +1,11 @@
-//! Compiled kernels: in this process' memory, then in the store, then from NVRTC. An entry is named by what it was made of
-//! (source, options, NVRTC's version), so it never goes stale.
+//! Compiled kernels: in this process' memory, then in the store, then from NVRTC; or all from a bundle. An entry is named by
+//! what it was made of (source, options, NVRTC's version), so it never goes stale.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use longgen_codegen::artifact::{self, Artifact, BuildError, CompiledKernel};
+use longgen_codegen::bundle::Bundle;
 use longgen_codegen::cuda::NvrtcError;
 use longgen_codegen::cuda::locate::ToolSearch;
 use longgen_codegen::cuda::nvrtc::{CompileOptions, Nvrtc};
@@ -17,8 +18,10 @@ use crate::store::{KernelKey, Store, StoreLocation};
 /// Compiles each kernel once. Shared between threads.
 #[derive(Debug)]
 pub struct KernelCache {
-    search: ToolSearch,
+    origin: Origin,
     nvrtc: OnceLock<Nvrtc>,
+    /// Where NVRTC was looked for in vain: a search starts Python, so it is done once.
+    tried: OnceLock<Vec<String>>,
     /// The version of NVRTC, known without loading it.
     version: OnceLock<String>,
     store: Arc<Store>,
@@ -29,12 +32,26 @@ pub struct KernelCache {
     replaced: HashMap<String, CudaSource>,
 }
 
+/// Where kernels that are not in memory come from.
+#[derive(Debug)]
+enum Origin {
+    /// The store, and NVRTC where this search finds it.
+    Compiler(ToolSearch),
+    /// Made ahead of time, for a device of this compute capability.
+    Bundle(Arc<Bundle>, (u32, u32)),
+}
+
 impl KernelCache {
     /// A cache that keeps kernels in `store`, and looks for NVRTC where `search` says when it first needs it.
     pub fn new(search: ToolSearch, store: Arc<Store>) -> Self {
+        KernelCache::from_origin(Origin::Compiler(search), store)
+    }
+
+    fn from_origin(origin: Origin, store: Arc<Store>) -> Self {
         KernelCache {
-            search,
+            origin,
             nvrtc: OnceLock::new(),
+            tried: OnceLock::new(),
             version: OnceLock::new(),
             store,
             memory: Mutex::new(HashMap::new()),
@@ -46,6 +63,23 @@ impl KernelCache {
     /// A cache that forgets its kernels with the process.
     pub fn in_memory(search: ToolSearch) -> Self {
         KernelCache::new(search, Arc::new(Store::open(StoreLocation::Memory)))
+    }
+
+    /// The kernels that a bundle holds for devices of one compute capability, and no others: nothing is compiled, and no NVRTC
+    /// is needed.
+    pub fn from_bundle(bundle: Arc<Bundle>, capability: (u32, u32)) -> Self {
+        KernelCache::from_origin(
+            Origin::Bundle(bundle, capability),
+            Arc::new(Store::open(StoreLocation::Memory)),
+        )
+    }
+
+    /// The bundle, if that is where the kernels come from.
+    pub fn bundle(&self) -> Option<&Bundle> {
+        match &self.origin {
+            Origin::Bundle(bundle, _) => Some(bundle),
+            Origin::Compiler(_) => None,
+        }
     }
 
     /// Takes `source`, a hand-edited one, in place of the generated source of the specification with this fingerprint.
@@ -70,11 +104,17 @@ impl KernelCache {
         }
     }
 
-    /// The first of these specifications that is not refused.
+    /// The first of these specifications that is not refused. Of a bundle, the kernel for their pass, pattern, shape and
+    /// target, whose schedule was chosen when the bundle was made.
     ///
     /// # Errors
-    /// As [`Artifact::build_first`].
+    /// As [`Artifact::build_first`]; [`BuildError::NotBundled`] for a kernel that the bundle lacks.
     pub fn get_first(&self, specs: &[KernelSpec]) -> Result<Arc<CompiledKernel>, BuildError> {
+        if let (Origin::Bundle(bundle, capability), Some(spec)) = (&self.origin, specs.first()) {
+            let found = bundle.find(&spec.pattern.hash(), spec.pass, &spec.shape, spec.target, *capability);
+            let missing = || bundle.missing(spec.pass, &spec.shape, spec.target.name());
+            return Ok(Arc::new(found.ok_or_else(missing)?.compiled.clone()));
+        }
         // A replaced specification goes first: whoever edited it wants to see it run.
         let replaced = specs.iter().find(|spec| self.replaced.contains_key(&spec.fingerprint()));
         match replaced {
@@ -141,7 +181,7 @@ impl KernelCache {
         hash: &str,
     ) -> Result<CompiledKernel, BuildError> {
         let Artifact { cubin, manifest, .. } = Artifact::build_source(nvrtc, spec, source)?;
-        let kernel = CompiledKernel { cubin, manifest };
+        let kernel = CompiledKernel { image: cubin, manifest };
         let key = KernelKey { source: hash.to_owned(), nvrtc: nvrtc.version_text() };
         self.store.put_kernel(&key, &kernel);
         Ok(kernel)
@@ -156,7 +196,11 @@ impl KernelCache {
         if let Some(version) = self.version.get() {
             return Ok(version.clone());
         }
-        let version = match self.store.compiler(&self.search) {
+        let known = match &self.origin {
+            Origin::Compiler(search) => self.store.compiler(search),
+            Origin::Bundle(..) => None,
+        };
+        let version = match known {
             Some(version) => version,
             None => self.nvrtc()?.version_text(),
         };
@@ -167,8 +211,23 @@ impl KernelCache {
         if let Some(found) = self.nvrtc.get() {
             return Ok(found);
         }
-        let found = self.search.nvrtc()?;
-        self.store.put_compiler(&self.search, found.path(), &found.version_text());
+        let not_found = |tried: &Vec<String>| NvrtcError::NotFound { tried: tried.clone() };
+        if let Some(tried) = self.tried.get() {
+            return Err(not_found(tried));
+        }
+        let search = match &self.origin {
+            Origin::Compiler(search) => search,
+            Origin::Bundle(..) => {
+                return Err(not_found(&vec!["nothing: kernels come from a bundle".to_owned()]));
+            }
+        };
+        let found = search.nvrtc().inspect_err(|error| {
+            if let NvrtcError::NotFound { tried } = error {
+                // Another thread that searched at the same time found the same.
+                let _ = self.tried.set(tried.clone());
+            }
+        })?;
+        self.store.put_compiler(search, found.path(), &found.version_text());
         Ok(self.nvrtc.get_or_init(|| found))
     }
 

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{Store, checksum, now};
 
-/// What a kernel was made of. The source says pattern, pass, D, type, target, schedule and generator; a cubin depends on no
+/// What a kernel was made of. The source says pattern, pass, D, type, target, schedule and generator; compiled, it depends on no
 /// device and no driver.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct KernelKey {
@@ -71,7 +71,7 @@ impl RawKernel {
     }
 
     fn new(key: &KernelKey, kernel: &CompiledKernel) -> Self {
-        let (manifest, image) = (kernel.manifest.to_json(), kernel.cubin.clone());
+        let (manifest, image) = (kernel.manifest.to_json(), kernel.image.clone());
         let checksum = checksum(&[manifest.as_bytes(), &image]).to_vec();
         RawKernel { key: key.clone(), made: now(), manifest, image, checksum }
     }
@@ -80,7 +80,7 @@ impl RawKernel {
     pub fn decode(&self) -> Option<CompiledKernel> {
         let whole = checksum(&[self.manifest.as_bytes(), &self.image])[..] == self.checksum[..];
         let manifest = whole.then(|| Manifest::from_json(&self.manifest).ok()).flatten()?;
-        Some(CompiledKernel { cubin: self.image.clone(), manifest })
+        Some(CompiledKernel { image: self.image.clone(), manifest })
     }
 
     fn put(&self, connection: &Connection) -> rusqlite::Result<usize> {
