@@ -10,8 +10,8 @@ use longgen_runtime::model::{Llama, LlamaConfig, Params, SINGLE_FILE, Tokenizer}
 use longgen_runtime::problem::DType;
 use longgen_runtime::train::checkpoint::{ModelFiles, checkpoints};
 use longgen_runtime::train::{
-    Dataset, Event, LOG_FILE, OptimizerConfig, Outcome, RunDirectory, Saving, StepReport, TrainError,
-    TrainSettings, Trainer, read_log,
+    Dataset, Event, LOG_FILE, OptimizerConfig, Outcome, Placement, RunDirectory, Saving, StepReport,
+    TrainError, TrainSettings, Trainer, read_log,
 };
 
 const EVERY: Saving = Saving { every: 2, keep: 2 };
@@ -61,12 +61,27 @@ impl Setting {
     fn start(&self, directory: &Path) -> Result<Trainer<'_>, TrainError> {
         let weights = Params::random(self.model.config(), 7);
         let directory = RunDirectory::open(directory)?;
-        Trainer::start(&self.model, &self.data, self.files(), directory, self.settings.clone(), weights)
+        Trainer::start(
+            &self.model,
+            &self.data,
+            self.files(),
+            directory,
+            self.settings.clone(),
+            weights,
+            Placement::Cpu,
+        )
     }
 
     fn resume(&self, directory: &Path) -> Result<Trainer<'_>, TrainError> {
         let directory = RunDirectory::open(directory)?;
-        Trainer::resume(&self.model, &self.data, self.files(), directory, self.settings.clone())
+        Trainer::resume(
+            &self.model,
+            &self.data,
+            self.files(),
+            directory,
+            self.settings.clone(),
+            Placement::Cpu,
+        )
     }
 }
 
@@ -119,7 +134,7 @@ fn a_resumed_run_is_the_unbroken_one_to_the_bit() {
     let mut two = setting.resume(broken.path()).unwrap();
     assert_eq!(two.step(), 3);
     assert_eq!(run(&mut two), Outcome::Finished);
-    assert_eq!(one.weights(), two.weights());
+    assert_eq!(one.weights().unwrap(), two.weights().unwrap());
     assert_eq!(losses(unbroken.path()), losses(broken.path()));
     let optimizer = |directory: &Path| {
         fs::read(checkpoints(directory).unwrap().pop().unwrap().1.join("optimizer.safetensors")).unwrap()
@@ -207,6 +222,7 @@ fn a_loss_that_is_not_a_number_stops_the_run() {
         run_directory,
         setting.settings.clone(),
         weights,
+        Placement::Cpu,
     )
     .unwrap();
     let error = trainer.run(EVERY, &AtomicBool::new(false), |_| ()).unwrap_err();

@@ -46,6 +46,8 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = super::number::count)]
     threads: Option<usize>,
     #[command(flatten)]
+    place: engine::Place,
+    #[command(flatten)]
     pass: Pass,
 }
 
@@ -66,7 +68,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), CliError> {
     engine::set_threads(args.threads)?;
     let stop = engine::stop_flag()?;
     let Some(recipe) = &args.recipe else {
-        args.pass.train(&args.out, None, args.resume, &stop, out)?;
+        args.pass.train(&args.out, None, args.resume, &args.place, &stop, out)?;
         return Ok(());
     };
     let mut before: Option<PathBuf> = None;
@@ -74,7 +76,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), CliError> {
         let directory = args.out.join(pass.name.clone().unwrap_or_else(|| format!("pass-{}", n + 1)));
         let begun = engine::model_directory(&directory).is_ok();
         writeln!(out, "pass {}: {}", n + 1, directory.display())?;
-        if !pass.train(&directory, before.as_deref(), begun, &stop, out)? {
+        if !pass.train(&directory, before.as_deref(), begun, &args.place, &stop, out)? {
             return Ok(());
         }
         before = Some(directory);

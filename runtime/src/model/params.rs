@@ -146,6 +146,11 @@ impl Params {
         Params { table, data }
     }
 
+    /// The table alone, for numbers that are kept elsewhere.
+    pub(crate) fn none(table: Arc<ParamTable>) -> Params {
+        Params { table, data: Vec::new() }
+    }
+
     /// Random weights: normal with the configuration's deviation, norms 1. The same seed gives the same weights.
     pub fn random(config: &LlamaConfig, seed: u64) -> Params {
         let mut params = Params::zeros(Arc::new(ParamTable::new(config)));

@@ -2,6 +2,7 @@
 //!
 //! The loop reads from top to bottom in `step.rs`.
 
+mod backend;
 pub mod checkpoint;
 mod data;
 mod error;
@@ -10,6 +11,7 @@ mod run;
 mod settings;
 mod step;
 
+pub use backend::Placement;
 pub use data::Dataset;
 pub use error::TrainError;
 pub use optimizer::{NotFinite, Optimizer, OptimizerConfig};

@@ -6,7 +6,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ParamTable, Params};
+use crate::model::{ParamEntry, ParamTable, Params};
 use crate::ops::adamw::{AdamW, adamw_update, squared_norm};
 use crate::problem::DType;
 
@@ -92,23 +92,13 @@ impl Optimizer {
             let tensor = gradients.first_not_finite().unwrap_or("all tensors together").to_owned();
             return Err(NotFinite { tensor });
         }
-        // The 1e-6 is PyTorch's, so that a step can be compared with it.
-        let clip = self.config.clip_norm.map_or(1.0, |limit| (f64::from(limit) / (norm + 1e-6)).min(1.0));
-        self.updates += 1;
+        let adam = self.next_update(norm, learning_rate);
         let table = self.table().clone();
         for entry in table.entries() {
-            let adam = AdamW {
-                learning_rate,
-                beta1: self.config.beta1,
-                beta2: self.config.beta2,
-                eps: self.config.eps,
-                weight_decay: if entry.shape.len() > 1 { self.config.weight_decay } else { 0.0 },
-                step: self.updates,
-                gradient_scale: clip as f32,
-            };
+            let weight_decay = if Optimizer::decays(entry) { adam.weight_decay } else { 0.0 };
             let at = entry.range();
             adamw_update(
-                &adam,
+                &AdamW { weight_decay, ..adam },
                 &mut self.masters.data_mut()[at.clone()],
                 &gradients.data()[at.clone()],
                 &mut self.mean.data_mut()[at.clone()],
@@ -117,6 +107,49 @@ impl Optimizer {
         }
         self.round_into(weights);
         Ok(norm)
+    }
+
+    /// The constants of the next update, for gradients of this global norm; counts it.
+    pub(super) fn next_update(&mut self, norm: f64, learning_rate: f32) -> AdamW {
+        self.updates += 1;
+        // The 1e-6 is PyTorch's, so that a step can be compared with it.
+        let clip = self.config.clip_norm.map_or(1.0, |limit| (f64::from(limit) / (norm + 1e-6)).min(1.0));
+        AdamW {
+            learning_rate,
+            beta1: self.config.beta1,
+            beta2: self.config.beta2,
+            eps: self.config.eps,
+            weight_decay: self.config.weight_decay,
+            step: self.updates,
+            gradient_scale: clip as f32,
+        }
+    }
+
+    /// Whether weight decay is for this tensor: matrices decay, norms do not.
+    pub(super) fn decays(entry: &ParamEntry) -> bool {
+        entry.shape.len() > 1
+    }
+
+    /// The constants.
+    pub fn config(&self) -> &OptimizerConfig {
+        &self.config
+    }
+
+    /// The same constants and count of updates, for masters and moments that are elsewhere.
+    pub(super) fn without_state(&self) -> Optimizer {
+        let none = || Params::none(self.table().clone());
+        Optimizer {
+            config: self.config,
+            masters: none(),
+            mean: none(),
+            square: none(),
+            updates: self.updates,
+        }
+    }
+
+    /// The same constants and count of updates with these masters and moments.
+    pub(super) fn with_state(&self, masters: Params, mean: Params, square: Params) -> Optimizer {
+        Optimizer { config: self.config, masters, mean, square, updates: self.updates }
     }
 
     /// Sets `weights` to the masters, rounded.

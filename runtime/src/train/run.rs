@@ -31,6 +31,9 @@ pub struct StepReport {
     /// Floating-point operations of model and visible pairs per second, recomputation not counted; none for a mask whose
     /// pairs cannot be counted.
     pub model_flops_per_second: Option<f64>,
+    /// The same as a share of what the device is made for, where that is known.
+    #[serde(default)]
+    pub model_flops_utilisation: Option<f64>,
 }
 
 /// The directory of a run, locked as long as this value lives (the system releases the lock of a killed process).

@@ -7,12 +7,13 @@ use std::time::Instant;
 
 use longgen_codegen::analysis::Cost;
 
-use crate::model::{Batch, Llama, Params, Recompute, check_memory};
+use crate::model::{Batch, Llama, Params, check_memory};
 
+use super::backend::{Backend, Placement, Snapshot};
 use super::checkpoint::{ModelFiles, TrainState, load, load_state, prune, save};
 use super::data::lengths;
 use super::run::{Log, RunDirectory, StepReport};
-use super::{Dataset, Optimizer, TrainError, TrainSettings};
+use super::{Dataset, NotFinite, Optimizer, TrainError, TrainSettings};
 
 /// How often to save, and how much to keep. None of it changes a number of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,19 +52,17 @@ pub struct Trainer<'a> {
     files: ModelFiles<'a>,
     directory: RunDirectory,
     state: TrainState,
-    weights: Params,
-    gradients: Params,
-    optimizer: Optimizer,
+    backend: Box<dyn Backend + 'a>,
     log: Log,
     /// Floating-point operations of attention for a sequence of so many tokens, forward and backward.
     attention_flops: HashMap<u32, Option<f64>>,
 }
 
 impl<'a> Trainer<'a> {
-    /// Starts a run from `weights` in an empty directory.
+    /// Starts a run from `weights` in an empty directory, computed where `on` says.
     ///
     /// # Errors
-    /// Settings out of range, a directory that already holds a run, too little data.
+    /// Settings out of range, a directory that already holds a run, too little data, too little memory.
     pub fn start(
         model: &'a Llama,
         data: &'a Dataset,
@@ -71,6 +70,7 @@ impl<'a> Trainer<'a> {
         directory: RunDirectory,
         settings: TrainSettings,
         weights: Params,
+        on: Placement,
     ) -> Result<Trainer<'a>, TrainError> {
         if let Some(problem) = settings.defect() {
             return Err(TrainError::Settings { problem });
@@ -85,7 +85,7 @@ impl<'a> Trainer<'a> {
         optimizer.round_into(&mut weights);
         let pattern = files.pattern.to_owned();
         let state = TrainState { step: 0, settings, data: data.fingerprint(), pattern };
-        Trainer::with(model, data, files, directory, state, weights, optimizer)
+        Trainer::with(model, data, files, directory, state, (weights, optimizer, on))
     }
 
     /// Goes on with the newest checkpoint of a directory.
@@ -98,6 +98,7 @@ impl<'a> Trainer<'a> {
         files: ModelFiles<'a>,
         directory: RunDirectory,
         settings: TrainSettings,
+        on: Placement,
     ) -> Result<Trainer<'a>, TrainError> {
         let path = directory.path().to_path_buf();
         let Some((_, checkpoint)) = directory.latest()? else {
@@ -115,7 +116,7 @@ impl<'a> Trainer<'a> {
             return Err(changed("pattern".into()));
         }
         let (weights, optimizer) = load(&checkpoint, model.config(), &state)?;
-        Trainer::with(model, data, files, directory, state, weights, optimizer)
+        Trainer::with(model, data, files, directory, state, (weights, optimizer, on))
     }
 
     fn with(
@@ -124,27 +125,14 @@ impl<'a> Trainer<'a> {
         files: ModelFiles<'a>,
         directory: RunDirectory,
         state: TrainState,
-        weights: Params,
-        optimizer: Optimizer,
+        (weights, optimizer, on): (Params, Optimizer, Placement),
     ) -> Result<Trainer<'a>, TrainError> {
         data.batch(&state.settings, 0)?;
         check_memory("the gradients", 4 * weights.data().len() as u128)?;
+        let backend = on.place(model, &state.settings, weights, optimizer)?;
         let log = directory.log_after(state.step)?;
-        let gradients = Params::zeros(weights.table().clone());
         let attention_flops = HashMap::new();
-        let trainer = Trainer {
-            model,
-            data,
-            files,
-            directory,
-            state,
-            weights,
-            gradients,
-            optimizer,
-            log,
-            attention_flops,
-        };
-        Ok(trainer)
+        Ok(Trainer { model, data, files, directory, state, backend, log, attention_flops })
     }
 
     /// Steps done.
@@ -153,8 +141,11 @@ impl<'a> Trainer<'a> {
     }
 
     /// The weights as they are.
-    pub fn weights(&self) -> &Params {
-        &self.weights
+    ///
+    /// # Errors
+    /// Faults of the device they are on.
+    pub fn weights(&self) -> Result<Params, TrainError> {
+        Ok(self.backend.snapshot()?.weights.into_owned())
     }
 
     /// Trains until the last step, or until `stop` is set: then the step at hand is left out and the state before it is
@@ -196,7 +187,8 @@ impl<'a> Trainer<'a> {
     }
 
     fn save(&self, saving: Saving) -> Result<PathBuf, TrainError> {
-        let path = save(self.directory.path(), self.files, &self.state, &self.weights, &self.optimizer)?;
+        let Snapshot { weights, optimizer } = self.backend.snapshot()?;
+        let path = save(self.directory.path(), self.files, &self.state, &weights, &optimizer)?;
         prune(self.directory.path(), saving.keep)?;
         Ok(path)
     }
@@ -212,15 +204,13 @@ impl<'a> Trainer<'a> {
             .collect::<Result<_, _>>()?;
         let targets: usize = batches.iter().map(Batch::target_count).sum();
         let scale = 1.0 / targets.max(1) as f32;
-        let recompute = if settings.recompute { Recompute::Layers } else { Recompute::Nothing };
-        self.gradients.clear();
+        self.backend.clear_gradients()?;
         let (mut loss, mut flops) = (0.0, Some(0.0));
         for batch in &batches {
             if stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            loss +=
-                self.model.loss_and_gradients(&self.weights, batch, scale, recompute, &mut self.gradients)?;
+            loss += self.backend.add_gradients(batch, scale)?;
             flops = flops.zip(self.flops(batch)).map(|(sum, flops)| sum + flops);
         }
         let loss = loss / targets.max(1) as f64;
@@ -236,30 +226,35 @@ impl<'a> Trainer<'a> {
             tokens: settings.tokens_per_step(),
             seconds,
             model_flops_per_second: flops.map(|flops| flops / seconds),
+            model_flops_utilisation: flops
+                .zip(self.backend.peak_flops())
+                .map(|(flops, peak)| flops / seconds / peak),
         }))
     }
 
     fn update(&mut self, step: u64, loss: f64, learning_rate: f32) -> Result<f64, TrainError> {
-        let not_finite = |tensor: String| TrainError::NotFinite {
+        if !loss.is_finite() {
+            let first = self.backend.first_not_finite()?;
+            let tensor = first.unwrap_or_else(|| "the loss".into());
+            return Err(TrainError::NotFinite { step, loss, tensor, kept: self.kept() });
+        }
+        let updated = self.backend.update(learning_rate)?;
+        updated.map_err(|NotFinite { tensor }| TrainError::NotFinite {
             step,
             loss,
             tensor,
-            kept: match self.directory.latest() {
-                Ok(Some((saved, path))) => {
-                    format!("the checkpoint of step {saved} is whole: `{}`", path.display())
-                }
-                _ => "no checkpoint has been saved yet".into(),
-            },
-        };
-        if !loss.is_finite() {
-            // Weights that went bad explain gradients that did; those in turn explain the loss.
-            let sources = [&self.weights, &self.gradients];
-            let first = sources.iter().find_map(|params| params.first_not_finite());
-            return Err(not_finite(first.unwrap_or("the loss").into()));
+            kept: self.kept(),
+        })
+    }
+
+    /// What is left of a run that cannot go on, in words.
+    fn kept(&self) -> String {
+        match self.directory.latest() {
+            Ok(Some((saved, path))) => {
+                format!("the checkpoint of step {saved} is whole: `{}`", path.display())
+            }
+            _ => "no checkpoint has been saved yet".into(),
         }
-        self.optimizer
-            .update(&mut self.weights, &self.gradients, learning_rate)
-            .map_err(|error| not_finite(error.tensor))
     }
 
     /// Floating-point operations of the model for a batch: 6 per weight of a product and token, and attention over

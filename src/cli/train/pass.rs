@@ -5,15 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use longgen_codegen::pattern::Pattern;
+use longgen_runtime::gpu_model::GpuUse;
 use longgen_runtime::model::{Llama, LlamaConfig, Params, RopeScaling, TOKENIZER_FILE, Tokenizer};
 use longgen_runtime::problem::DType;
 use longgen_runtime::train::checkpoint::ModelFiles;
 use longgen_runtime::train::{
-    Dataset, Event, Outcome, RunDirectory, Saving, StepReport, TrainSettings, Trainer,
+    Dataset, Event, Outcome, Placement, RunDirectory, Saving, StepReport, TrainSettings, Trainer,
 };
 use serde::Deserialize;
 use thiserror::Error;
 
+use super::super::device::DeviceArg;
 use super::super::{CliError, engine, number, pattern_arg};
 use super::failed;
 
@@ -74,7 +76,7 @@ pub struct Pass {
     /// Clip gradients to this norm; 0 for not at all [1]
     #[arg(long, value_name = "X")]
     clip_norm: Option<f32>,
-    /// Keep the weights of the forward pass as f32 or bf16; masters are always f32 [f32]
+    /// Keep the weights of the forward pass as f32 or bf16; masters are always f32 [f32; bf16 on the GPU]
     #[arg(long, value_name = "TYPE", value_parser = parse_dtype)]
     weights: Option<DType>,
     /// Documents do not see each other, and positions restart in each
@@ -135,10 +137,14 @@ impl Pass {
         directory: &Path,
         before: Option<&Path>,
         resume: bool,
+        place: &engine::Place,
         stop: &AtomicBool,
         out: &mut dyn Write,
     ) -> Result<bool, CliError> {
-        let settings = self.settings();
+        let mut settings = self.settings();
+        if place.device == DeviceArg::Cuda && self.weights.is_none() {
+            settings.optimizer.weights = DType::Bf16;
+        }
         if let Some(problem) = settings.defect() {
             return Err(CliError::usage(PassError::Config(problem)));
         }
@@ -152,14 +158,18 @@ impl Pass {
         let files =
             ModelFiles { config: model.config(), pattern: &toml, tokenizer: tokenizer_file.as_deref() };
         let run = RunDirectory::open(directory).map_err(failed)?;
+        let on = match place.device {
+            DeviceArg::Cpu => Placement::Cpu,
+            DeviceArg::Cuda => Placement::Gpu(Box::new(place.gpu_model(&model, GpuUse::Train)?)),
+        };
         let trainer = if resume {
-            Trainer::resume(&model, &dataset, files, run, settings)
+            Trainer::resume(&model, &dataset, files, run, settings, on)
         } else {
             let weights = match &origin {
                 Origin::Model(path) => engine::weights(path, model.config())?,
                 Origin::Init(_) => Params::random(model.config(), settings.seed),
             };
-            Trainer::start(&model, &dataset, files, run, settings, weights)
+            Trainer::start(&model, &dataset, files, run, settings, weights, on)
         };
         let mut trainer = trainer.map_err(failed)?;
         describe(&model, &dataset, &pattern, out)?;
@@ -331,7 +341,8 @@ fn summary(report: &StepReport) -> String {
     let speed = report.tokens as f64 / report.seconds;
     let flops =
         report.model_flops_per_second.map(|f| format!(", {:.1} GFLOP/s", f / 1e9)).unwrap_or_default();
-    format!("loss {:.4}, {speed:.0} tokens/s{flops}", report.loss)
+    let share = report.model_flops_utilisation.map(|f| format!(" ({:.1} % of peak)", 100.0 * f));
+    format!("loss {:.4}, {speed:.0} tokens/s{flops}{}", report.loss, share.unwrap_or_default())
 }
 
 /// Lines for a log or a pipe, where a bar would be noise. A reader that has gone away does not end a training.
