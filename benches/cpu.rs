@@ -27,7 +27,7 @@ struct Options {
     decode: bool,
     cpu_time: bool,
     pattern: Option<String>,
-    blocking: Blocking,
+    blocking: Option<Blocking>,
 }
 
 fn main() {
@@ -88,8 +88,10 @@ fn measure(options: &Options, name: &str) -> (f64, f64) {
     let pattern = Pattern::preset(name).or_else(|_| name.parse()).expect("a valid pattern");
     // Layer 0 is a sparse one in every preset.
     let ir = MaskIr::lower(&pattern, Some(0)).expect("a mask that lowers");
-    let attention = CpuAttention::with_isa(&ir, options.head_dim, options.isa).expect("kernels");
-    let attention = attention.with_blocking(options.blocking).expect("a blocking that was parsed");
+    let mut attention = CpuAttention::with_isa(&ir, options.head_dim, options.isa).expect("kernels");
+    if let Some(blocking) = options.blocking {
+        attention.set_blocking(blocking).expect("a blocking that was parsed");
+    }
     let shape = HeadShape::new(options.heads, options.kv_heads, options.head_dim).expect("a head shape");
     let queries = if options.decode { 1 } else { options.tokens };
     let sequences = Sequences::new(vec![0, queries], vec![0, options.tokens], None).expect("valid sequences");
@@ -180,7 +182,7 @@ fn options() -> Result<Options, String> {
         decode: false,
         cpu_time: false,
         pattern: None,
-        blocking: Blocking::default(),
+        blocking: None,
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -196,7 +198,7 @@ fn options() -> Result<Options, String> {
             "--cpu-time" => options.cpu_time = true,
             "--pattern" => options.pattern = Some(value()?),
             "--decode" => options.decode = true,
-            "--blocking" => options.blocking = value()?.parse().map_err(|e| format!("{e}"))?,
+            "--blocking" => options.blocking = Some(value()?.parse().map_err(|e| format!("{e}"))?),
             // What `cargo bench` adds.
             "--bench" => {}
             "--isa" => {

@@ -39,7 +39,8 @@ fn check(case: &Case, pattern: &Pattern, isa: Isa) {
 }
 
 fn check_blocked(case: &Case, pattern: &Pattern, isa: Isa, blocking: Blocking) {
-    let attention = compile(pattern, case.problem.shape.head_dim(), isa).with_blocking(blocking).unwrap();
+    let mut attention = compile(pattern, case.problem.shape.head_dim(), isa);
+    attention.set_blocking(blocking).unwrap();
     let exact = case.exact(mask_of(pattern));
     let plain = case.plain(mask_of(pattern));
     let mut output = poisoned(case);

@@ -19,7 +19,7 @@ const CODEGEN_ORDER: [&[&str]; 9] = [
     &["analysis"],
     &["target", "schedule", "spec"],
     &["cuda", "cpu"],
-    &["artifact"],
+    &["artifact", "model"],
     &["bundle"],
 ];
 

@@ -6,6 +6,7 @@ pub mod bundle;
 pub mod cpu;
 pub mod cuda;
 pub mod ir;
+pub mod model;
 pub mod pattern;
 pub mod plan;
 pub mod scalar;

@@ -28,6 +28,7 @@ mod show;
 mod store;
 mod terminal;
 mod train;
+mod tune;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -71,6 +72,8 @@ enum Command {
     Run(Box<run::Args>),
     /// Compare kernels with the f64 oracle on random problems
     Check(Box<check::Args>),
+    /// Measure which tiles are the quickest for a pattern here, and remember them
+    Tune(Box<tune::Args>),
     /// Tell what this machine has, what it lacks, and how to get it
     Doctor(doctor::Args),
     /// Train a Llama model under a pattern, on the CPU
@@ -119,6 +122,7 @@ fn dispatch(args: impl Iterator<Item = OsString>, out: &mut dyn Write) -> Result
         Command::Doctor(args) => doctor::run(&args, out),
         Command::Emit(args) => emit::run(&args, out),
         Command::Run(args) => run::run(&args, out),
+        Command::Tune(args) => tune::run(&args, out),
         Command::Train(args) => train::run(&args, out),
         Command::Generate(args) => generate::run(&args, out),
         Command::Eval(args) => eval::run(&args, out),

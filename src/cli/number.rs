@@ -65,6 +65,21 @@ pub fn bytes(number: u128) -> String {
     format!("{}B", scaled(number))
 }
 
+/// Seconds in milliseconds, four significant digits: `12.34`.
+pub fn milliseconds(seconds: f64) -> String {
+    let ms = seconds * 1e3;
+    let places = if ms >= 1000.0 {
+        0
+    } else if ms >= 100.0 {
+        1
+    } else if ms >= 10.0 {
+        2
+    } else {
+        3
+    };
+    format!("{ms:.places$}")
+}
+
 /// A share as a percentage: `3.1 %`, with more digits where it is small.
 pub fn percent(share: f64) -> String {
     let percent = 100.0 * share;

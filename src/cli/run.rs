@@ -63,6 +63,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), CliError> {
     };
     let seconds = start.elapsed().as_secs_f64();
     let names = results.names().join(", ");
+    let schedules = results.schedules.clone();
     let bytes = results.serialize(&subject, &input).map_err(CliError::failure)?;
     files::write(&args.output, bytes).map_err(CliError::failure)?;
     if input.unused_sink_logit {
@@ -80,5 +81,8 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), CliError> {
         shape.head_dim(),
         input.q.dtype(),
     )?;
+    for schedule in schedules {
+        writeln!(out, "  {schedule}")?;
+    }
     Ok(())
 }

@@ -44,9 +44,19 @@ fn colours() {
 #[test]
 fn help() {
     holds("help.txt", &["--help"]);
-    for command in
-        ["report", "show", "compile", "emit", "run", "check", "doctor", "bundle", "cache", "fetch-nvrtc"]
-    {
+    for command in [
+        "report",
+        "show",
+        "compile",
+        "emit",
+        "run",
+        "check",
+        "doctor",
+        "bundle",
+        "cache",
+        "tune",
+        "fetch-nvrtc",
+    ] {
         holds(&format!("help-{command}.txt"), &[command, "--help"]);
     }
 }

@@ -98,8 +98,16 @@ impl TilePlan {
     /// # Panics
     /// When the shape has an empty side.
     pub fn new(ir: &MaskIr, shape: TileShape) -> TilePlan {
+        TilePlan::with_programs(Programs::new(ir), shape)
+    }
+
+    /// The same for a mask whose functions are at hand.
+    ///
+    /// # Panics
+    /// When the shape has an empty side.
+    pub fn with_programs(programs: Programs, shape: TileShape) -> TilePlan {
         assert!(shape.queries > 0 && shape.keys > 0, "a tile has at least one query and one key");
-        TilePlan { programs: Programs::new(ir), shape }
+        TilePlan { programs, shape }
     }
 
     /// The functions the plan walks by.

@@ -5,6 +5,7 @@
 //! tiles, a call holds its outputs and, for the backward, two numbers per query row.
 
 mod backward;
+mod blocking;
 mod call;
 mod forward;
 mod micro;
@@ -26,6 +27,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use longgen_codegen::cpu::{Blocking, BlockingError, CpuError, JitCode};
 use longgen_codegen::ir::{MaskIr, Programs};
+use longgen_codegen::model::PassGroup;
 use rayon::ThreadPool;
 use thiserror::Error;
 
@@ -33,11 +35,13 @@ use crate::problem::{AttentionProblem, DType, ProblemError};
 use crate::tensor::{HostTensor, TensorShape, TensorView};
 
 use backward::{Backward, base_2, sink_gradient};
+use blocking::{Blockings, pass_of};
 use call::{Kernels, generated_micro_kernels};
 use forward::Forward;
 use scratch::Scratch;
 use shared::{CellWriter, RowWriter};
 
+pub use blocking::{ChosenBy, TunedBlocking, machine, processor_name};
 pub use table::Isa;
 use table::MicroKernels;
 
@@ -124,7 +128,7 @@ pub struct CpuAttention {
     isa: Isa,
     head_dim: usize,
     programs: Programs,
-    blocking: Blocking,
+    blockings: Blockings,
     pool: Option<Arc<ThreadPool>>,
 }
 
@@ -166,7 +170,7 @@ impl CpuAttention {
             isa,
             head_dim,
             programs,
-            blocking: Blocking::default(),
+            blockings: Blockings::default(),
             pool: None,
         })
     }
@@ -177,14 +181,30 @@ impl CpuAttention {
         self
     }
 
-    /// Takes this blocking for every call.
+    /// Takes this blocking for every call, in place of what was tuned or what the model says.
     ///
     /// # Errors
     /// A blocking that kernels do not take.
-    pub fn with_blocking(mut self, blocking: Blocking) -> Result<CpuAttention, BlockingError> {
+    pub fn set_blocking(&mut self, blocking: Blocking) -> Result<(), BlockingError> {
         blocking.check()?;
-        self.blocking = blocking;
-        Ok(self)
+        self.blockings.fixed = Some(blocking);
+        Ok(())
+    }
+
+    /// Takes these blockings where they fit a call best; [`crate::tune::tuned_blockings`] reads them from a store.
+    pub fn use_tuned(&mut self, tuned: Vec<TunedBlocking>) {
+        self.blockings.tuned = tuned;
+    }
+
+    /// The blocking that a call takes, and who chose it.
+    pub fn blocking(
+        &self,
+        problem: &AttentionProblem,
+        dtype: DType,
+        pass: PassGroup,
+    ) -> (Blocking, ChosenBy) {
+        let machine = machine(self.isa, self.threads());
+        self.blockings.choose(&machine, &self.programs, (problem, dtype), pass)
     }
 
     /// The instruction set in use.
@@ -225,7 +245,7 @@ impl CpuAttention {
         let shape = problem.shape;
         let o = RowWriter::new(output.o.elements_mut(), shape.heads(), shape.head_dim());
         let lse = CellWriter::new(&mut output.lse);
-        let blocking = self.blocking;
+        let (blocking, _) = self.blocking(problem, inputs.q.dtype(), pass_of(problem));
         Forward { attention: self, blocking, problem, inputs, o, lse }.run();
         Ok(())
     }
@@ -276,7 +296,7 @@ impl CpuAttention {
         let (heads, kv_heads) = (problem.shape.heads(), problem.shape.kv_heads());
         let delta = Backward {
             attention: self,
-            blocking: self.blocking,
+            blocking: self.blocking(problem, dtype, PassGroup::Backward).0,
             problem,
             inputs,
             o,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use longgen_codegen::artifact::{BuildError, KernelEntry};
 use longgen_codegen::bundle::Bundle;
 use longgen_codegen::ir::MaskIr;
+use longgen_codegen::model::gpu::{GpuPlan, PlannedKernel};
 use longgen_codegen::plan::TileShape;
 use longgen_codegen::spec::{KernelSpec, Pass, PatternCode, Shape};
 use longgen_codegen::target::Target;
@@ -12,6 +13,7 @@ use longgen_codegen::target::Target;
 use super::cache::KernelCache;
 use super::{CompiledKernel, GpuAttentionError};
 use crate::driver::{Device, Function, Module, Stream};
+use crate::tune;
 
 /// What to load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +42,7 @@ pub struct GpuAttention {
     pub(super) ir: MaskIr,
     pub(super) shape: Shape,
     pub(super) listed: bool,
+    is_tuned: bool,
     /// In launch order, by what they belong to.
     pub(super) forward: Vec<Loaded>,
     pub(super) backward: Vec<Loaded>,
@@ -99,13 +102,52 @@ impl GpuAttention {
             (wanted, _) => choose_target(device, wanted)?,
         };
         let listed = pattern.listed;
-        let build = Build { device, cache, target, shape, pattern };
+        let tuned = tune::tuned_plans(cache, device, ir, shape, target, options.deterministic);
+        let is_tuned = !tuned.is_empty();
+        let build = Build { device, cache, target, shape, pattern, planned: tuned };
         let forward = vec![build.load(Pass::Forward)?];
         let backward = if options.backward { build.backward(options.deterministic)? } else { Vec::new() };
         let decode = if options.decode { Some(build.load(Pass::Decode)?) } else { None };
         let stream = device.stream()?;
         let multiprocessors = device.multiprocessors();
-        Ok(GpuAttention { stream, multiprocessors, ir: ir.clone(), shape, listed, forward, backward, decode })
+        let ir = ir.clone();
+        Ok(GpuAttention { stream, multiprocessors, ir, shape, listed, is_tuned, forward, backward, decode })
+    }
+
+    /// The kernels of one plan and no others, beside a forward for the statistics that a backward starts from; on a stream
+    /// that is there. For measuring.
+    ///
+    /// # Errors
+    /// As [`GpuAttention::new`]; a kernel of the plan that is refused.
+    pub(crate) fn planned(
+        (device, cache, stream): (&Device, &KernelCache, &Stream),
+        (canonical, ir): (&str, &MaskIr),
+        (shape, target): (Shape, Target),
+        plan: &GpuPlan,
+    ) -> Result<Self, GpuAttentionError> {
+        let pattern = Arc::new(PatternCode::new(canonical, ir));
+        let listed = pattern.listed;
+        let build = Build { device, cache, target, shape, pattern, planned: Vec::new() };
+        let (mut forward, mut backward, mut decode) = (Vec::new(), Vec::new(), None);
+        for kernel in &plan.kernels {
+            let loaded = Loaded::new(device, kernel.pass, cache.get(&build.spec(kernel))?)?;
+            match kernel.pass {
+                Pass::Forward => forward.push(loaded),
+                Pass::Decode => decode = Some(loaded),
+                _ => backward.push(loaded),
+            }
+        }
+        if forward.is_empty() {
+            forward.push(build.load(Pass::Forward)?);
+        }
+        let (stream, multiprocessors, ir) = (stream.clone(), device.multiprocessors(), ir.clone());
+        let is_tuned = false;
+        Ok(GpuAttention { stream, multiprocessors, ir, shape, listed, is_tuned, forward, backward, decode })
+    }
+
+    /// Whether schedules of an earlier tune are in use.
+    pub fn is_tuned(&self) -> bool {
+        self.is_tuned
     }
 
     /// The stream that all work goes to, and that buffers must be allocated on.
@@ -141,16 +183,37 @@ struct Build<'a> {
     target: Target,
     shape: Shape,
     pattern: Arc<PatternCode>,
+    /// What was tuned.
+    planned: Vec<GpuPlan>,
 }
 
 impl Build<'_> {
+    fn spec(&self, kernel: &PlannedKernel) -> KernelSpec {
+        let PlannedKernel { pass, family, schedule } = *kernel;
+        KernelSpec {
+            pass,
+            family,
+            target: self.target,
+            shape: self.shape,
+            schedule,
+            pattern: self.pattern.clone(),
+        }
+    }
+
+    /// The kernel of a pass: the tuned one first, then those that leave more and more registers to the pattern.
     fn load(&self, pass: Pass) -> Result<Loaded, GpuAttentionError> {
-        let specs = KernelSpec::candidates(pass, self.target, self.shape, &self.pattern);
+        let tuned = self.planned.iter().flat_map(|plan| &plan.kernels).find(|kernel| kernel.pass == pass);
+        let mut specs: Vec<KernelSpec> = tuned.map(|kernel| self.spec(kernel)).into_iter().collect();
+        specs.extend(KernelSpec::candidates(pass, self.target, self.shape, &self.pattern));
         Loaded::new(self.device, pass, self.cache.get_first(&specs)?)
     }
 
     fn backward(&self, deterministic: bool) -> Result<Vec<Loaded>, GpuAttentionError> {
         let passes = Pass::backward(self.target, &self.shape, deterministic);
+        // What was tuned may be the split one where the fused one is slower.
+        let is_split =
+            self.planned.iter().flat_map(|plan| &plan.kernels).any(|k| k.pass == Pass::BackwardDkv);
+        let passes = if is_split { Pass::BACKWARD_SPLIT } else { passes };
         let all = |passes: [Pass; 3]| passes.into_iter().map(|pass| self.load(pass)).collect();
         match all(passes) {
             // The plainer family has no fused pass: its backward is the split one.

@@ -1,11 +1,13 @@
 //! A run on the CPU.
 
+use longgen_codegen::model::PassGroup;
 use longgen_runtime::cpu::{CpuAttention, CpuGradientInputs, CpuInputs};
+use longgen_runtime::tune::tuned_blockings;
 
 use super::input::Input;
 use super::output::{Gradients, Results};
-use crate::cli::CliError;
 use crate::cli::kernel_args::Subject;
+use crate::cli::{CliError, store};
 
 /// Computes everything that was asked for.
 ///
@@ -13,7 +15,15 @@ use crate::cli::kernel_args::Subject;
 /// [`CliError::Failure`] for a head dimension without kernels.
 pub fn run(subject: &Subject, input: &Input, backward: bool) -> Result<Results, CliError> {
     let problem = &input.problem;
-    let attention = CpuAttention::new(&subject.ir, problem.shape.head_dim()).map_err(CliError::failure)?;
+    let head_dim = problem.shape.head_dim();
+    let mut attention = CpuAttention::new(&subject.ir, head_dim).map_err(CliError::failure)?;
+    attention.use_tuned(tuned_blockings(
+        &store::open(),
+        &subject.ir,
+        head_dim as u32,
+        attention.isa(),
+        rayon::current_num_threads(),
+    ));
     let inputs = CpuInputs {
         q: input.q.view(),
         k: input.k.view(),
@@ -34,5 +44,11 @@ pub fn run(subject: &Subject, input: &Input, backward: bool) -> Result<Results, 
         }
         _ => None,
     };
-    Ok(Results { o: output.o, lse: output.lse, gradients })
+    let passes =
+        if backward { &[PassGroup::Forward, PassGroup::Backward][..] } else { &[PassGroup::Forward] };
+    let schedules = passes.iter().map(|&pass| {
+        let (blocking, chosen_by) = attention.blocking(problem, input.q.dtype(), pass);
+        format!("{pass}: {blocking} ({})", chosen_by.words())
+    });
+    Ok(Results { o: output.o, lse: output.lse, gradients, schedules: schedules.collect() })
 }

@@ -3,8 +3,8 @@
 use longgen_codegen::spec::{Dtype, Shape};
 use longgen_runtime::driver::{Buffer, Device, Stream};
 use longgen_runtime::gpu::{
-    BackwardTensors, DeviceTensor, ForwardTensors, GpuAttention, GpuAttentionError, GpuOptions, Layout,
-    Prepared,
+    BackwardTensors, CompiledKernel, DeviceTensor, ForwardTensors, GpuAttention, GpuAttentionError,
+    GpuOptions, Layout, Prepared,
 };
 use longgen_runtime::problem::DType;
 use longgen_runtime::tensor::TensorShape;
@@ -88,7 +88,11 @@ fn compute(attention: &GpuAttention, input: &Input, backward: bool) -> Result<Re
         }
         _ => None,
     };
-    Ok(Results { o: o.download()?, lse: lse.to_vec()?, gradients })
+    let by = if attention.is_tuned() { "tuned" } else { "not tuned; lgc tune measures" };
+    let schedule =
+        |kernel: &CompiledKernel| format!("{}: {} ({by})", kernel.manifest.pass, kernel.manifest.schedule);
+    let schedules = attention.kernels().map(schedule).collect();
+    Ok(Results { o: o.download()?, lse: lse.to_vec()?, gradients, schedules })
 }
 
 /// The inputs of a backward pass.

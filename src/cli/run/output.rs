@@ -18,6 +18,8 @@ pub struct Results {
     pub lse: Vec<f32>,
     /// Of the backward.
     pub gradients: Option<Gradients>,
+    /// The schedules in use, a line each.
+    pub schedules: Vec<String>,
 }
 
 /// Gradients of the inputs.
