@@ -13,6 +13,7 @@ mod engine;
 mod environment;
 mod error;
 mod eval;
+mod explain;
 mod fetch_nvrtc;
 mod files;
 mod generate;
@@ -72,6 +73,8 @@ enum Command {
     Run(Box<run::Args>),
     /// Compare kernels with the f64 oracle on random problems
     Check(Box<check::Args>),
+    /// Tell what the kernels of a pattern do and take, in words, with their source
+    Explain(Box<explain::Args>),
     /// Measure which tiles are the quickest for a pattern here, and remember them
     Tune(Box<tune::Args>),
     /// Tell what this machine has, what it lacks, and how to get it
@@ -122,6 +125,7 @@ fn dispatch(args: impl Iterator<Item = OsString>, out: &mut dyn Write) -> Result
         Command::Doctor(args) => doctor::run(&args, out),
         Command::Emit(args) => emit::run(&args, out),
         Command::Run(args) => run::run(&args, out),
+        Command::Explain(args) => explain::run(&args, out),
         Command::Tune(args) => tune::run(&args, out),
         Command::Train(args) => train::run(&args, out),
         Command::Generate(args) => generate::run(&args, out),

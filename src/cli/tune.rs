@@ -3,7 +3,7 @@
 mod cpu;
 mod cuda;
 mod picture;
-mod request;
+pub mod request;
 mod table;
 
 use std::io::Write;
@@ -82,7 +82,7 @@ pub struct Args {
 
 /// Searches, prints, remembers.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), CliError> {
-    let picture = args.plot.as_deref().map(Drawing::of).transpose().map_err(CliError::usage)?;
+    args.plot.as_deref().map(Drawing::of).transpose().map_err(CliError::usage)?;
     engine::set_threads(args.threads)?;
     let request = Request::new(args)?;
     if args.explain {
@@ -101,9 +101,10 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), CliError> {
     } else {
         write!(out, "{}", table::Reports { pattern: &request.canonical, reports: &reports })?;
     }
-    if picture.is_some() {
-        for path in picture::write(args.plot.as_deref().unwrap_or(std::path::Path::new("")), &reports)? {
-            writeln!(out, "{}", path.display())?;
+    if let Some(path) = &args.plot {
+        let written = picture::write(path, &reports)?;
+        if !args.json {
+            written.iter().try_for_each(|path| writeln!(out, "{}", path.display()))?;
         }
     }
     Ok(())

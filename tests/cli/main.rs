@@ -9,6 +9,7 @@ mod outputs;
 mod reports;
 mod snapshots;
 mod tensors;
+mod tuning;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

@@ -55,6 +55,7 @@ fn help() {
         "bundle",
         "cache",
         "tune",
+        "explain",
         "fetch-nvrtc",
     ] {
         holds(&format!("help-{command}.txt"), &[command, "--help"]);
