@@ -101,6 +101,14 @@ fn modules_of_the_compiler_point_one_way() {
     }
 }
 
+/// The store knows the compiler's nouns and nothing of devices, tensors or models.
+#[test]
+fn the_store_uses_nothing_else_of_the_runtime() {
+    for (path, text) in files("runtime/src/store", &["rs"]) {
+        assert!(!text.contains("crate::"), "{}", path.display());
+    }
+}
+
 #[test]
 fn unsafe_code_lives_in_few_places() {
     for (path, text) in rust_sources() {

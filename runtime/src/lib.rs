@@ -1,6 +1,6 @@
 //! The runtime: kernels on the CPU and on the GPU, and the Llama engine that runs on them.
 //!
-//! In order, each using only what stands before it: [`problem`], [`tensor`], [`oracle`] (attention and its meaning),
+//! In order, each using only what stands before it: [`store`] (what is kept between runs), [`problem`], [`tensor`], [`oracle`] (attention and its meaning),
 //! [`ops`] (operations, forward and backward), [`model`] (Llama), [`train`].
 
 pub mod blas;

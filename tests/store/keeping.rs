@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use longgen_codegen::cuda::locate::ToolSearch;
-use longgen_runtime::store::{Prune, Store, StoreLocation, TrialOutcome, length_bucket};
+use longgen_runtime::store::{
+    KernelAbout, Operation, Prune, Store, StoreLocation, TrialOutcome, length_bucket,
+};
 
 use super::{ALL, choice, fill, found, kernel, key, open_quietly, place, trial, tune_key};
 
@@ -40,6 +42,24 @@ fn compilers_are_kept_apart() {
     assert_eq!(store.kernel_of_any_compiler(&newer.source), Some(kernel(1, 10)));
     store.put_kernel(&newer, &kernel(2, 10));
     assert_eq!(store.kernel(&key(1)), Some(kernel(1, 10)));
+}
+
+#[test]
+fn operations_are_kept_beside_attention() {
+    let (folder, file) = place();
+    let about =
+        Operation { name: "rmsnorm.cu".into(), target: "sm_90".into(), generator: "longgen 0.0.0".into() };
+    open_quietly(&file).put_operation(&key(1), &about, b"an image");
+    let store = open_quietly(&file);
+    assert_eq!(store.operation(&key(1)).as_deref(), Some(&b"an image"[..]));
+    assert_eq!(store.kernel(&key(1)), None, "it is no attention");
+    assert_eq!(store.kernels()[0].about, KernelAbout::Operation(about));
+    let exported = folder.path().join("export.db");
+    assert_eq!(store.export(&exported).unwrap().kernels, 1);
+    assert_eq!(store.prune(&Prune::OtherGenerators("longgen 0.0.1".into())).kernels, 1);
+    store.import(&exported).unwrap();
+    assert!(store.operation(&key(1)).is_some());
+    assert_eq!(store.take_notices(), []);
 }
 
 #[test]

@@ -9,11 +9,11 @@ use longgen_codegen::bundle::Bundle;
 use longgen_codegen::cuda::NvrtcError;
 use longgen_codegen::cuda::locate::ToolSearch;
 use longgen_codegen::cuda::nvrtc::{CompileOptions, Nvrtc};
-use longgen_codegen::cuda::source::CudaSource;
+use longgen_codegen::cuda::source::{CudaSource, GENERATOR};
 use longgen_codegen::spec::KernelSpec;
 use longgen_codegen::target::Target;
 
-use crate::store::{KernelKey, Store, StoreLocation};
+use crate::store::{KernelKey, Operation, Store, StoreLocation};
 
 /// Compiles each kernel once. Shared between threads.
 #[derive(Debug)]
@@ -150,8 +150,8 @@ impl KernelCache {
         Ok(kernel)
     }
 
-    /// The binary of a source that is no attention kernel and whose launches its caller knows. It is made once in a
-    /// process and not stored.
+    /// The binary of a source that is no attention kernel and whose launches its caller knows: from memory, from the store, or
+    /// compiled.
     ///
     /// # Errors
     /// As [`KernelCache::get`]; a source that spills is refused.
@@ -161,10 +161,22 @@ impl KernelCache {
         if let Some(found) = self.cubins.lock().unwrap_or_else(PoisonError::into_inner).get(&hash) {
             return Ok(found.clone());
         }
-        let compiled = self.nvrtc()?.compile(&source.text, &source.name, &options)?;
-        let refused = |refusal| BuildError::Refused { name: source.name.clone(), refusal };
-        compiled.report.check().map_err(refused)?;
-        let cubin = Arc::new(compiled.cubin);
+        let key = |nvrtc| KernelKey { source: hash.clone(), nvrtc };
+        let kept = self.nvrtc_version().ok().and_then(|nvrtc| self.store.operation(&key(nvrtc)));
+        let cubin = match kept {
+            Some(cubin) => cubin,
+            None => {
+                let nvrtc = self.nvrtc()?;
+                let compiled = nvrtc.compile(&source.text, &source.name, &options)?;
+                let refused = |refusal| BuildError::Refused { name: source.name.clone(), refusal };
+                compiled.report.check().map_err(refused)?;
+                let (name, target) = (source.name.clone(), target.to_string());
+                let about = Operation { name, target, generator: GENERATOR.to_owned() };
+                self.store.put_operation(&key(nvrtc.version_text()), &about, &compiled.cubin);
+                compiled.cubin
+            }
+        };
+        let cubin = Arc::new(cubin);
         self.cubins.lock().unwrap_or_else(PoisonError::into_inner).insert(hash, cubin.clone());
         Ok(cubin)
     }

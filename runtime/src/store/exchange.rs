@@ -143,9 +143,9 @@ fn copy(source: &Connection, target: &mut Connection) -> rusqlite::Result<Transf
     let transaction = target.transaction()?;
     let mut sum = Transferred::default();
     each(source, &format!("SELECT {}", kernels::COLUMNS), RawKernel::from_row, |row| {
-        match row.decode() {
-            Some(_) => sum.kernels += row.merge(&transaction)?,
-            None => sum.damaged += 1,
+        match row.is_whole() {
+            true => sum.kernels += row.merge(&transaction)?,
+            false => sum.damaged += 1,
         }
         Ok(())
     })?;

@@ -8,6 +8,7 @@ use longgen_codegen::cuda::locate::ToolSearch;
 use longgen_codegen::cuda::nvrtc::CompileOptions;
 use longgen_codegen::cuda::source::CudaSource;
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::{Deserialize, Serialize};
 
 use super::{Store, checksum, now};
 
@@ -40,8 +41,29 @@ pub struct KernelRow {
     pub made: i64,
     /// Size of the image in bytes.
     pub image_bytes: u64,
-    /// How to launch it, and what it computes.
-    pub manifest: Manifest,
+    /// What it computes.
+    pub about: KernelAbout,
+}
+
+/// What an image computes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum KernelAbout {
+    /// Attention with some pattern, and how to launch it.
+    Attention(Box<Manifest>),
+    /// One of the operations around it, whose launches its caller knows.
+    Operation(Operation),
+}
+
+/// An operation that is no attention.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    /// Name of its source.
+    pub name: String,
+    /// Architecture.
+    pub target: String,
+    /// Name and version of the generator.
+    pub generator: String,
 }
 
 impl KernelRow {
@@ -56,6 +78,7 @@ impl KernelRow {
 pub(super) struct RawKernel {
     pub key: KernelKey,
     pub made: i64,
+    /// JSON of [`KernelAbout`].
     pub manifest: String,
     pub image: Vec<u8>,
     pub checksum: Vec<u8>,
@@ -70,17 +93,19 @@ impl RawKernel {
         Ok(RawKernel { key, made, manifest, image, checksum })
     }
 
-    fn new(key: &KernelKey, kernel: &CompiledKernel) -> Self {
-        let (manifest, image) = (kernel.manifest.to_json(), kernel.image.clone());
+    fn new(key: &KernelKey, manifest: String, image: Vec<u8>) -> Self {
         let checksum = checksum(&[manifest.as_bytes(), &image]).to_vec();
         RawKernel { key: key.clone(), made: now(), manifest, image, checksum }
     }
 
-    /// The kernel, if the row is as it was written.
-    pub fn decode(&self) -> Option<CompiledKernel> {
-        let whole = checksum(&[self.manifest.as_bytes(), &self.image])[..] == self.checksum[..];
-        let manifest = whole.then(|| Manifest::from_json(&self.manifest).ok()).flatten()?;
-        Some(CompiledKernel { image: self.image.clone(), manifest })
+    /// Whether the row is as it was written.
+    pub fn is_whole(&self) -> bool {
+        checksum(&[self.manifest.as_bytes(), &self.image])[..] == self.checksum[..]
+    }
+
+    fn decode(self) -> Option<CompiledKernel> {
+        let manifest = Manifest::from_json(&self.manifest).ok()?;
+        Some(CompiledKernel { image: self.image, manifest })
     }
 
     fn put(&self, connection: &Connection) -> rusqlite::Result<usize> {
@@ -104,38 +129,58 @@ impl RawKernel {
 impl Store {
     /// A kernel, if it is there and whole.
     pub fn kernel(&self, key: &KernelKey) -> Option<CompiledKernel> {
+        self.of_key(key)?.decode()
+    }
+
+    /// The image of an operation, if it is there and whole.
+    pub fn operation(&self, key: &KernelKey) -> Option<Vec<u8>> {
+        Some(self.of_key(key)?.image)
+    }
+
+    fn of_key(&self, key: &KernelKey) -> Option<RawKernel> {
         let sql = format!("SELECT {COLUMNS} WHERE source = ?1 AND nvrtc = ?2");
-        self.decoded(&sql, &[&key.source, &key.nvrtc])
+        self.whole(&sql, &[&key.source, &key.nvrtc])
     }
 
     /// The latest kernel made of this source by any version of NVRTC.
     pub fn kernel_of_any_compiler(&self, source: &str) -> Option<CompiledKernel> {
         let sql = format!("SELECT {COLUMNS} WHERE source = ?1 ORDER BY made DESC LIMIT 1");
-        self.decoded(&sql, &[source])
+        self.whole(&sql, &[source])?.decode()
     }
 
-    fn decoded(&self, sql: &str, values: &[&str]) -> Option<CompiledKernel> {
+    /// A row, if it matches its checksum; one that does not is removed.
+    fn whole(&self, sql: &str, values: &[&str]) -> Option<RawKernel> {
         let raw = self.read(|connection| {
             let mut statement = connection.prepare(sql)?;
             statement.query_row(rusqlite::params_from_iter(values), RawKernel::from_row).optional()
         })?;
-        let kernel = raw.decode();
-        if kernel.is_none() {
+        let is_whole = raw.is_whole();
+        if !is_whole {
             let KernelKey { source, nvrtc } = &raw.key;
             let sql = "DELETE FROM kernel WHERE source = ?1 AND nvrtc = ?2";
             self.write(|connection| connection.execute(sql, [source, nvrtc]));
             self.tell_damaged();
         }
-        kernel
+        is_whole.then_some(raw)
     }
 
     /// Keeps a kernel, in place of an older one with this key.
     pub fn put_kernel(&self, key: &KernelKey, kernel: &CompiledKernel) {
-        let raw = RawKernel::new(key, kernel);
+        self.put_raw(&RawKernel::new(key, kernel.manifest.to_json(), kernel.image.clone()));
+    }
+
+    /// Keeps the image of an operation, in place of an older one with this key.
+    pub fn put_operation(&self, key: &KernelKey, about: &Operation, image: &[u8]) {
+        // A plain struct of strings: nothing in it can fail to serialise.
+        let about = serde_json::to_string(about).unwrap_or_default();
+        self.put_raw(&RawKernel::new(key, about, image.to_vec()));
+    }
+
+    fn put_raw(&self, raw: &RawKernel) {
         self.write(|connection| raw.put(connection));
     }
 
-    /// All kernels, latest first. A row whose manifest does not parse is left out.
+    /// All kernels, latest first. A row that another version describes otherwise is left out.
     pub fn kernels(&self) -> Vec<KernelRow> {
         let sql =
             "SELECT source, nvrtc, made, length(image), manifest FROM kernel ORDER BY made DESC, source";
@@ -148,8 +193,8 @@ impl Store {
             rows.collect()
         });
         let decoded = rows.into_iter().filter_map(|(key, made, bytes, manifest)| {
-            let manifest = Manifest::from_json(&manifest).ok()?;
-            Some(KernelRow { key, made, image_bytes: bytes.unsigned_abs(), manifest })
+            let about = serde_json::from_str(&manifest).ok()?;
+            Some(KernelRow { key, made, image_bytes: bytes.unsigned_abs(), about })
         });
         decoded.collect()
     }

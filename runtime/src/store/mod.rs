@@ -21,7 +21,7 @@ mod schema;
 mod tuned;
 
 pub use exchange::{ExchangeError, Transferred};
-pub use kernels::{KernelKey, KernelRow};
+pub use kernels::{KernelAbout, KernelKey, KernelRow, Operation};
 pub use list::{Prune, Pruned};
 pub use notice::StoreNotice;
 pub use tuned::{

@@ -13,7 +13,7 @@ CREATE TABLE kernel (
     source    TEXT NOT NULL,     -- blake3 of source text and compiler options
     nvrtc     TEXT NOT NULL,     -- version of the compiler, major.minor
     made      INTEGER NOT NULL,  -- seconds since 1970
-    manifest  TEXT NOT NULL,     -- JSON, says pattern, pass, D, type, target, generator
+    manifest  TEXT NOT NULL,     -- JSON, says pattern, pass, D, type, target, generator; or operation, target, generator
     image     BLOB NOT NULL,     -- the cubin
     checksum  BLOB NOT NULL,     -- of manifest and image
     PRIMARY KEY (source, nvrtc)

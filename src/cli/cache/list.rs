@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use longgen_runtime::store::{KernelRow, Store, TunedRow};
+use longgen_runtime::store::{KernelAbout, KernelRow, Operation, Store, TunedRow};
 use serde::Serialize;
 
 use super::{age, print_json};
@@ -23,15 +23,16 @@ struct Listing<'a> {
 struct Kernel<'a> {
     id: String,
     made: i64,
+    /// The pass, or the operation.
     pass: &'a str,
-    head_dim: u32,
-    dtype: &'a str,
+    head_dim: Option<u32>,
+    dtype: Option<&'a str>,
     target: &'a str,
-    schedule: &'a str,
+    schedule: Option<&'a str>,
     nvrtc: &'a str,
     generator: &'a str,
     bytes: u64,
-    pattern: &'a str,
+    pattern: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -68,19 +69,34 @@ pub fn run(store: &Store, json: bool, out: &mut dyn Write) -> Result<(), CliErro
 
 impl<'a> Kernel<'a> {
     fn new(row: &'a KernelRow) -> Self {
-        let manifest = &row.manifest;
-        Kernel {
-            id: row.id(),
-            made: row.made,
-            pass: manifest.pass.name(),
-            head_dim: manifest.shape.head_dim,
-            dtype: manifest.shape.dtype.name(),
-            target: &manifest.target,
-            schedule: &manifest.schedule,
-            nvrtc: &row.key.nvrtc,
-            generator: &manifest.generator,
-            bytes: row.image_bytes,
-            pattern: &manifest.pattern,
+        let (id, made, nvrtc, bytes) = (row.id(), row.made, row.key.nvrtc.as_str(), row.image_bytes);
+        match &row.about {
+            KernelAbout::Attention(manifest) => Kernel {
+                id,
+                made,
+                pass: manifest.pass.name(),
+                head_dim: Some(manifest.shape.head_dim),
+                dtype: Some(manifest.shape.dtype.name()),
+                target: &manifest.target,
+                schedule: Some(&manifest.schedule),
+                nvrtc,
+                generator: &manifest.generator,
+                bytes,
+                pattern: Some(&manifest.pattern),
+            },
+            KernelAbout::Operation(Operation { name, target, generator }) => Kernel {
+                id,
+                made,
+                pass: name,
+                head_dim: None,
+                dtype: None,
+                target,
+                schedule: None,
+                nvrtc,
+                generator,
+                bytes,
+                pattern: None,
+            },
         }
     }
 }
@@ -124,9 +140,11 @@ impl Listing<'_> {
             )?;
         }
         for kernel in &self.kernels {
-            let Kernel { id, pass, head_dim, dtype, target, nvrtc, .. } = kernel;
+            let Kernel { id, pass, target, nvrtc, .. } = kernel;
+            let head_dim = kernel.head_dim.map_or("-".to_owned(), |head_dim| head_dim.to_string());
+            let dtype = kernel.dtype.unwrap_or("-");
             let (bytes, age) = (number::grouped(kernel.bytes.into()), age(kernel.made));
-            let pattern = shortened(kernel.pattern);
+            let pattern = shortened(kernel.pattern.unwrap_or("-"));
             writeln!(
                 out,
                 "{id:10}  {pass:18} {head_dim:>4} {dtype:4} {target:7} {nvrtc:6} {bytes:>9} {age:>7}  {pattern}"

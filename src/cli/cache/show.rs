@@ -3,7 +3,9 @@
 use std::io::{self, Write};
 
 use longgen_codegen::artifact::{KernelEntry, Manifest};
-use longgen_runtime::store::{KernelRow, Store, Trial, TrialOutcome, TuneProblem, TunedChoice, TunedRow};
+use longgen_runtime::store::{
+    KernelAbout, KernelRow, Operation, Store, Trial, TrialOutcome, TuneProblem, TunedChoice, TunedRow,
+};
 use serde::Serialize;
 
 use super::{IdError, age, print_json};
@@ -16,7 +18,8 @@ enum Entry<'a> {
         id: String,
         made: i64,
         image_bytes: u64,
-        manifest: &'a Manifest,
+        nvrtc: &'a str,
+        manifest: &'a KernelAbout,
     },
     Tuned {
         id: String,
@@ -52,8 +55,9 @@ pub fn run(store: &Store, id: &str, json: bool, out: &mut dyn Write) -> Result<(
 
 impl<'a> Entry<'a> {
     fn kernel(row: &'a KernelRow) -> Self {
-        let KernelRow { made, image_bytes, manifest, .. } = row;
-        Entry::Kernel { id: row.id(), made: *made, image_bytes: *image_bytes, manifest }
+        let KernelRow { key, made, image_bytes, about } = row;
+        let nvrtc = &key.nvrtc;
+        Entry::Kernel { id: row.id(), made: *made, image_bytes: *image_bytes, nvrtc, manifest: about }
     }
 
     fn tuned(row: &'a TunedRow, trials: Vec<Trial>) -> Self {
@@ -63,8 +67,18 @@ impl<'a> Entry<'a> {
 
     fn print(&self, out: &mut dyn Write) -> io::Result<()> {
         match self {
-            Entry::Kernel { id, made, image_bytes, manifest } => {
-                print_kernel(id, *made, *image_bytes, manifest, out)
+            Entry::Kernel { id, made, image_bytes, nvrtc, manifest } => {
+                writeln!(out, "{:9} {id}", "kernel")?;
+                match manifest {
+                    KernelAbout::Attention(manifest) => print_attention(manifest, out)?,
+                    KernelAbout::Operation(operation) => print_operation(operation, out)?,
+                }
+                let bytes = number::grouped((*image_bytes).into());
+                let lines = [
+                    ("made", format!("{} ago, NVRTC {nvrtc}", age(*made))),
+                    ("size", format!("{bytes} bytes")),
+                ];
+                table(&lines, out)
             }
             Entry::Tuned { id, made, tokens, problem, choice, trials } => {
                 print_choice(id, *made, *tokens, problem, choice, out)?;
@@ -74,17 +88,14 @@ impl<'a> Entry<'a> {
     }
 }
 
-fn print_kernel(id: &str, made: i64, bytes: u64, manifest: &Manifest, out: &mut dyn Write) -> io::Result<()> {
-    let Manifest { generator, nvrtc_version, .. } = manifest;
+fn print_attention(manifest: &Manifest, out: &mut dyn Write) -> io::Result<()> {
     let lines = [
-        ("kernel", id.to_owned()),
         ("pattern", manifest.pattern.trim().to_owned()),
         ("pass", manifest.pass.to_string()),
-        ("shape", shape(manifest.shape.head_dim, manifest.shape.dtype.name())),
+        ("shape", manifest.shape.to_string()),
         ("for", manifest.target.clone()),
         ("schedule", manifest.schedule.clone()),
-        ("made", format!("{} ago by {generator}, NVRTC {nvrtc_version}", age(made))),
-        ("size", format!("{} bytes", number::grouped(bytes.into()))),
+        ("by", manifest.generator.clone()),
     ];
     table(&lines, out)?;
     for kernel in &manifest.kernels {
@@ -96,6 +107,12 @@ fn print_kernel(id: &str, made: i64, bytes: u64, manifest: &Manifest, out: &mut 
     Ok(())
 }
 
+fn print_operation(operation: &Operation, out: &mut dyn Write) -> io::Result<()> {
+    let Operation { name, target, generator } = operation;
+    let lines = [("operation", name.clone()), ("for", target.clone()), ("by", generator.clone())];
+    table(&lines, out)
+}
+
 fn print_choice(
     id: &str,
     made: i64,
@@ -104,7 +121,7 @@ fn print_choice(
     choice: &TunedChoice,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    let TuneProblem { target, device, driver, compiler, generator, .. } = problem;
+    let TuneProblem { head_dim, dtype, target, device, driver, compiler, generator, .. } = problem;
     let from = &choice.provenance;
     let finished = if from.finished { "searched to the end" } else { "stopped at its budget" };
     let tried = format!("{} of {} candidates, {finished}", from.candidates_timed, from.candidates);
@@ -113,7 +130,7 @@ fn print_choice(
         ("tuned", id.to_owned()),
         ("pattern", from.pattern.trim().to_owned()),
         ("pass", problem.pass.clone()),
-        ("shape", shape(problem.head_dim, &problem.dtype)),
+        ("shape", format!("D {head_dim}, {dtype}")),
         ("tokens", format!("{} to {}", number::grouped(shortest), number::grouped(longest))),
         ("for", format!("{target} on {device}, driver {driver}, {compiler}")),
         ("schedule", choice.schedule.clone()),
@@ -131,10 +148,6 @@ fn print_trial(trial: &Trial, out: &mut dyn Write) -> io::Result<()> {
         TrialOutcome::Checked => writeln!(out, "  checked  {schedule}"),
         TrialOutcome::Refused(why) => writeln!(out, "  refused  {schedule}: {why}"),
     }
-}
-
-fn shape(head_dim: u32, dtype: &str) -> String {
-    format!("D {head_dim}, {dtype}")
 }
 
 fn table(lines: &[(&str, String)], out: &mut dyn Write) -> io::Result<()> {
