@@ -1,7 +1,7 @@
 //! The runtime: kernels on the CPU and on the GPU, and the Llama engine that runs on them.
 //!
-//! In order, each using only what stands before it: [`store`] (what is kept between runs), [`problem`], [`tensor`], [`oracle`] (attention and its meaning),
-//! [`ops`] (operations, forward and backward), [`model`] (Llama), [`train`].
+//! In order, each using only what stands before it: [`store`] (what is kept between runs), [`problem`], [`tensor`],
+//! [`oracle`] (attention and its meaning), [`ops`] (operations, forward and backward), [`model`] (Llama), [`train`].
 
 pub mod blas;
 pub mod cpu;
