@@ -7,7 +7,8 @@
 //! ```
 //! `model` is `llama2-7b` or `llama3-8b`; `work` is `prefill`, `decode`, `train` or `memory`; `batch` (1), `layers` (all of the
 //! model's; a smaller number keeps the share of full layers), `chunk` (8192) and `repeats` may be left out. Times are medians, in milliseconds, after a warm-up. FLOPs count visible
-//! pairs only. Items of the other kind, for `benches/parity_engine_gpu.py`, stand in `engine/parity.rs`.
+//! pairs only. `split` tells attention and dense products apart; the rest is everything else (of decode: of one step that ran
+//! without a graph). Items of the other kind, for `benches/parity_engine_gpu.py`, stand in `engine/parity.rs`.
 
 #[path = "engine/parity.rs"]
 mod parity;
@@ -23,7 +24,7 @@ use longgen_runtime::driver::Device;
 use longgen_runtime::generate::{Decoder, Room};
 use longgen_runtime::gpu::KernelCache;
 use longgen_runtime::gpu_model::{
-    GpuCache, GpuDecoder, GpuLlama, GpuTrainState, GpuUse, random_device_weights,
+    GpuCache, GpuDecoder, GpuLlama, GpuTrainState, GpuUse, TimeSplit, random_device_weights,
 };
 use longgen_runtime::model::{Batch, Llama, LlamaConfig};
 use longgen_runtime::ops::adamw::AdamW;
@@ -182,6 +183,12 @@ fn attention_flops(model: &Llama, tokens: usize, backward: bool) -> Result<f64, 
     Ok(sum)
 }
 
+/// Time by operation.
+fn split_of(on_device: &GpuLlama) -> Result<Value, Failure> {
+    let TimeSplit { attention_ms, products_ms } = on_device.stop_time_split()?;
+    Ok(json!({ "attention_ms": attention_ms, "products_ms": products_ms }))
+}
+
 /// A whole prompt into the cache, in chunks.
 fn prefill(item: &Item, model: &Llama, on_device: &GpuLlama) -> Result<Value, Failure> {
     let weights = random_device_weights(on_device, 1)?;
@@ -189,21 +196,29 @@ fn prefill(item: &Item, model: &Llama, on_device: &GpuLlama) -> Result<Value, Fa
     let tokens = item.tokens(item.tokens, model.config().vocabulary);
     let room = Room { max_tokens: item.tokens, chunk_tokens: item.chunk.min(item.tokens) };
     let mut times = Vec::new();
-    for _ in 0..=item.repeats.unwrap_or(1) {
+    // One chunk is enough to warm up.
+    decoder.open(&[room])?;
+    decoder.extend(0, &tokens[..room.chunk_tokens])?;
+    let mut split = Value::Null;
+    for repeat in 0..item.repeats.unwrap_or(1) {
         decoder.open(&[room])?;
         on_device.stream().synchronize()?;
+        if repeat == 0 {
+            on_device.start_time_split();
+        }
         let started = Instant::now();
         for part in tokens.chunks(room.chunk_tokens) {
             decoder.extend(0, part)?;
         }
         times.push(started.elapsed().as_secs_f64() * 1e3);
+        if repeat == 0 {
+            split = split_of(on_device)?;
+        }
     }
     let products = 2.0 * (model.product_weights() - model.config().vocabulary * model.config().width) as f64;
     let flops = products * item.tokens as f64 + attention_flops(model, item.tokens, false)?;
-    let ms = median(times.split_off(1));
-    Ok(
-        json!({ "ms": ms, "model_tflops": flops / ms / 1e9, "kv_bytes": decoder.cache().map(GpuCache::bytes) }),
-    )
+    let (ms, kv_bytes) = (median(times), decoder.cache().map(GpuCache::bytes));
+    Ok(json!({ "ms": ms, "model_tflops": flops / ms / 1e9, "kv_bytes": kv_bytes, "split": split }))
 }
 
 /// Tokens one at a time, at the end of a context of so many tokens. The cache is not filled by a prompt: what lies in it does
@@ -216,7 +231,11 @@ fn decode(item: &Item, on_device: &GpuLlama) -> Result<Value, Failure> {
     decoder.open(&vec![room; item.batch])?;
     decoder.assume_tokens(item.tokens)?;
     let next = vec![Some(17); item.batch];
-    for _ in 0..5 {
+    // The first step runs without a graph, so that it can be split.
+    on_device.start_time_split();
+    decoder.step(&next)?;
+    let split = split_of(on_device)?;
+    for _ in 0..4 {
         decoder.step(&next)?;
     }
     let stream = on_device.stream();
@@ -233,7 +252,8 @@ fn decode(item: &Item, on_device: &GpuLlama) -> Result<Value, Failure> {
     let weight_bytes = 2 * (table.len() - embedding);
     let kv_bytes = decoder.cache().map_or(0, GpuCache::bytes);
     let bytes = (weight_bytes + kv_bytes) as f64;
-    Ok(json!({ "ms": ms, "weight_bytes": weight_bytes, "kv_bytes": kv_bytes, "tb_per_s": bytes / ms / 1e9 }))
+    Ok(json!({ "ms": ms, "weight_bytes": weight_bytes, "kv_bytes": kv_bytes, "tb_per_s": bytes / ms / 1e9,
+        "split": split }))
 }
 
 /// Forward, backward with recomputation, and the update.
@@ -255,12 +275,22 @@ fn train(item: &Item, model: &Llama, on_device: GpuLlama) -> Result<Value, Failu
     };
     let scale = 1.0 / batch.target_count() as f32;
     let (mut times, mut updates, mut losses) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..=item.repeats.unwrap_or(1) {
+    // A short sequence is enough to warm up.
+    let short = Batch::single(batch.tokens()[..item.tokens.min(4096)].to_vec())?;
+    state.add_gradients(&short, scale)?;
+    let mut split = Value::Null;
+    for repeat in 0..item.repeats.unwrap_or(1) {
+        if repeat == 0 {
+            state.model().start_time_split();
+        }
         state.clear_gradients()?;
         stream.synchronize()?;
         let started = Instant::now();
         losses.push(state.add_gradients(&batch, scale)? / batch.target_count() as f64);
         times.push(started.elapsed().as_secs_f64() * 1e3);
+        if repeat == 0 {
+            split = split_of(state.model())?;
+        }
         let started = Instant::now();
         state.gradient_norm()?;
         state.update(&adam, |entry| entry.shape.len() > 1)?;
@@ -269,8 +299,9 @@ fn train(item: &Item, model: &Llama, on_device: GpuLlama) -> Result<Value, Failu
     }
     let products = 6.0 * model.product_weights() as f64 * batch.tokens().len() as f64;
     let flops = products + item.batch as f64 * attention_flops(model, item.tokens, true)?;
-    let (ms, update_ms) = (median(times.split_off(1)), median(updates.split_off(1)));
-    Ok(json!({ "ms": ms, "update_ms": update_ms, "model_tflops": flops / ms / 1e9, "losses": losses }))
+    let (ms, update_ms) = (median(times), median(updates));
+    Ok(json!({ "ms": ms, "update_ms": update_ms, "model_tflops": flops / ms / 1e9, "losses": losses,
+        "split": split }))
 }
 
 /// The caches, allocated.

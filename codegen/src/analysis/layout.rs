@@ -52,6 +52,11 @@ impl KvLayout {
         KvLayout::Compact { sink, stride, ring: if windowed { live.longest_life() } else { 0 } }
     }
 
+    /// Whether heads of this layout may keep different keys: those of a stride may.
+    pub fn depends_on_head(&self) -> bool {
+        matches!(self, KvLayout::Compact { stride: Some(_), .. })
+    }
+
     /// Slots needed to hold `max_tokens` tokens. `chunk` is the most queries that are processed at once: a ring
     /// must still hold the window of the first while the last is written (1 for token-by-token decoding).
     pub fn slots(&self, g: u32, max_tokens: u64, chunk: u64) -> u64 {

@@ -9,7 +9,7 @@ use half::bf16;
 
 use super::api::{Element, Handle, Plan, PlanKey};
 use super::{BlasError, BlasSearch};
-use crate::driver::{Buffer, Span, Stream};
+use crate::driver::{Buffer, Span, Stopwatch, Stream};
 use crate::ops::linear::LinearShape;
 
 /// What the library may use beside operands and result; 32 MiB is what it recommends for Hopper.
@@ -21,6 +21,7 @@ pub struct Blas {
     stream: Stream,
     workspace: Buffer,
     plans: RefCell<HashMap<PlanKey, Rc<Plan>>>,
+    watch: Stopwatch,
 }
 
 /// Numbers of one of the two types that products write.
@@ -75,7 +76,13 @@ impl Blas {
         stream.handle()?;
         let handle = library.handle()?;
         let workspace = Buffer::zeros(stream, WORKSPACE_BYTES)?;
-        Ok(Blas { handle, stream: stream.clone(), workspace, plans: RefCell::default() })
+        let watch = Stopwatch::new(stream);
+        Ok(Blas { handle, stream: stream.clone(), workspace, plans: RefCell::default(), watch })
+    }
+
+    /// Times the products while it is on.
+    pub fn watch(&self) -> &Stopwatch {
+        &self.watch
     }
 
     /// Submits a product of `left` and `right`, in the order of [`Product`]'s formulas. `add` (of the result's type and
@@ -130,7 +137,7 @@ impl Blas {
         let workspace = (self.workspace.address(), WORKSPACE_BYTES);
         // SAFETY: each address was taken from a span that holds the operand's elements on this stream; the workspace has
         // the size the plan was made for and is used by one product at a time, since they share the stream.
-        unsafe { self.handle.run(&plan, [a, b, c, d], beta, workspace, stream.handle()?) }
+        self.watch.time(|| unsafe { self.handle.run(&plan, [a, b, c, d], beta, workspace, stream.handle()?) })
     }
 
     fn plan(&self, key: &PlanKey) -> Result<Rc<Plan>, BlasError> {

@@ -100,11 +100,12 @@ impl Device {
         Target::for_device(self.compute_capability.0, self.compute_capability.1)
     }
 
-    /// (free, total) device memory in bytes.
+    /// (free, total) device memory in bytes, once all work is done: what a stream was told to free is free then.
     ///
     /// # Errors
-    /// [`GpuError::Call`].
+    /// [`GpuError::Call`], also for a fault of earlier work.
     pub fn memory(&self) -> Result<(usize, usize), GpuError> {
+        self.context.synchronize().map_err(failed("waiting for the GPU"))?;
         self.context.mem_get_info().map_err(failed("asking for the GPU's memory"))
     }
 

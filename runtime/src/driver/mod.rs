@@ -9,6 +9,7 @@ mod buffer;
 mod device;
 mod module;
 mod span;
+mod stopwatch;
 mod stream;
 mod tensor_map;
 
@@ -16,6 +17,7 @@ pub use buffer::Buffer;
 pub use device::{Device, driver_version};
 pub use module::{Argument, Function, Grid, Module};
 pub use span::Span;
+pub use stopwatch::Stopwatch;
 pub use stream::{Event, Graph, Stream};
 pub use tensor_map::{TensorMap, TensorMapShape};
 

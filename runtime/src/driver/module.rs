@@ -3,8 +3,11 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use cudarc::driver::sys::CUfunction_attribute_enum as Attribute;
-use cudarc::driver::{CudaFunction, CudaModule, result};
+use cudarc::driver::sys::{
+    self, CUfunction_attribute_enum as Attribute, CUlaunchAttribute, CUlaunchAttributeID,
+    CUlaunchAttributeValue, CUlaunchConfig,
+};
+use cudarc::driver::{CudaFunction, CudaModule};
 use cudarc::nvrtc::Ptx;
 use longgen_codegen::cuda::abi::Params;
 
@@ -101,6 +104,38 @@ impl Function {
         grid: Grid,
         arguments: &[Argument<'_>],
     ) -> Result<(), GpuError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.submit(stream, grid, arguments, false) }
+    }
+
+    /// The same, but the kernel may start while the one before it in the stream still runs, as soon as all blocks of that one
+    /// have allowed it or are done (programmatic dependent launch, compute capability 9.0).
+    ///
+    /// # Safety
+    /// As [`Function::launch`]; and the kernel waits for the one before it (`griddepcontrol.wait`) before it touches anything
+    /// that the earlier work of the stream writes, and before it writes anything that it reads.
+    ///
+    /// # Errors
+    /// As [`Function::launch`].
+    pub unsafe fn launch_early(
+        &self,
+        stream: &Stream,
+        grid: Grid,
+        arguments: &[Argument<'_>],
+    ) -> Result<(), GpuError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.submit(stream, grid, arguments, true) }
+    }
+
+    /// # Safety
+    /// As [`Function::launch`], and as [`Function::launch_early`] with `early`.
+    unsafe fn submit(
+        &self,
+        stream: &Stream,
+        grid: Grid,
+        arguments: &[Argument<'_>],
+        early: bool,
+    ) -> Result<(), GpuError> {
         if grid.blocks.contains(&0) {
             return Ok(());
         }
@@ -117,18 +152,33 @@ impl Function {
             })
             .collect();
         let [x, y, z] = grid.blocks;
-        // SAFETY: the pointers are to live values that the driver reads and copies during the call; that they are the kernel's
-        // arguments is the caller's promise.
+        let mut attribute = CUlaunchAttribute {
+            id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: grid.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: self.dynamic_smem_bytes,
+            hStream: stream.cu_stream(),
+            attrs: &mut attribute,
+            numAttrs: u32::from(early),
+        };
+        // SAFETY: configuration and pointers are to live values that the driver reads and copies during the call; that they
+        // are the kernel's arguments is the caller's promise.
         let status = unsafe {
-            result::launch_kernel(
+            sys::cuLaunchKernelEx(
+                &config,
                 self.inner.cu_function(),
-                (x, y, z),
-                (grid.threads, 1, 1),
-                self.dynamic_smem_bytes,
-                stream.cu_stream(),
-                &mut pointers,
+                pointers.as_mut_ptr(),
+                std::ptr::null_mut(),
             )
         };
-        status.map_err(failed("launching a kernel"))
+        status.result().map_err(failed("launching a kernel"))
     }
 }

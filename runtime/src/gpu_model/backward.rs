@@ -238,6 +238,7 @@ impl GpuPass {
             dv: ViewMut { buffer: &mut back.d_v, layout: keys },
             d_sink: None,
         };
-        Ok(model.kinds[kind].attention.backward(&mut self.prepared[kind], tensors)?)
+        let (attention, prepared) = (&model.kinds[kind].attention, &mut self.prepared[kind]);
+        Ok(model.attention_watch.time(|| attention.backward(prepared, tensors))?)
     }
 }

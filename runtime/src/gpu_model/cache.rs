@@ -180,21 +180,31 @@ impl GpuCache {
     /// Where each of the next `tokens` keys of a sequence goes, (G, tokens), relative to the sequence's first slot; -1 for
     /// keys that no later query sees, or that another of these keys replaces.
     pub(super) fn next_slots(&self, kind: usize, sequence: usize, tokens: usize) -> Vec<i32> {
-        let (first, limit) = (self.tokens[sequence], self.limits[sequence] as u64);
-        let mut all = vec![-1; self.kv_heads * tokens];
-        for (g, slots) in all.chunks_exact_mut(tokens).enumerate() {
-            let rows = self.kinds[kind].starts[sequence + 1] - self.kinds[kind].starts[sequence];
-            let mut taken = vec![false; rows];
-            for (t, place) in slots.iter_mut().enumerate().rev() {
-                let slot = self.kinds[kind].layouts[g].slot(g as u32, (first + t) as u64, limit, CHUNK);
-                let Some(slot) = slot.map(|slot| slot as usize).filter(|&slot| !taken[slot]) else {
-                    continue;
-                };
-                taken[slot] = true;
-                *place = slot as i32;
+        let layouts = &self.kinds[kind].layouts;
+        let mut all: Vec<i32> = Vec::with_capacity(self.kv_heads * tokens);
+        for (g, layout) in layouts.iter().enumerate() {
+            // Only a stride tells heads of one layout apart.
+            let is_same = |before: usize| layouts[before] == *layout && !layout.depends_on_head();
+            match g.checked_sub(1).filter(|&before| is_same(before)) {
+                Some(before) => all.extend_from_within(before * tokens..g * tokens),
+                None => all.extend(self.head_slots(kind, sequence, g, tokens)),
             }
         }
         all
+    }
+
+    fn head_slots(&self, kind: usize, sequence: usize, g: usize, tokens: usize) -> Vec<i32> {
+        let (first, limit) = (self.tokens[sequence], self.limits[sequence] as u64);
+        let KindCache { layouts, starts, .. } = &self.kinds[kind];
+        let mut taken = vec![false; starts[sequence + 1] - starts[sequence]];
+        let mut slots = vec![-1; tokens];
+        for (t, place) in slots.iter_mut().enumerate().rev() {
+            let slot = layouts[g].slot(g as u32, (first + t) as u64, limit, CHUNK);
+            let Some(slot) = slot.map(|slot| slot as usize).filter(|&slot| !taken[slot]) else { continue };
+            taken[slot] = true;
+            *place = slot as i32;
+        }
+        slots
     }
 
     /// Notes that the next keys of a sequence went to `slots`, those of [`GpuCache::next_slots`].

@@ -141,7 +141,7 @@ impl GpuLlama {
             o: ViewMut { buffer: &mut space.o, layout: Layout::contiguous(self.q_shape(tokens)) },
             lse: &mut space.lse,
         };
-        Ok(self.kinds[kind].attention.forward(prepared, tensors)?)
+        Ok(self.attention_watch.time(|| self.kinds[kind].attention.forward(prepared, tensors))?)
     }
 
     pub(super) fn q_shape(&self, tokens: usize) -> TensorShape {

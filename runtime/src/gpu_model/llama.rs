@@ -4,7 +4,7 @@ use longgen_codegen::analysis::KvLayout;
 use longgen_codegen::spec::{Dtype, Shape};
 
 use crate::blas::{Blas, BlasSearch};
-use crate::driver::{Buffer, Device, Stream};
+use crate::driver::{Buffer, Device, Stopwatch, Stream};
 use crate::gpu::{GpuAttention, GpuOptions, KernelCache};
 use crate::gpu_ops::{Ops, WIDTH_MULTIPLE};
 use crate::model::{Llama, LlamaConfig, ModelError};
@@ -42,6 +42,16 @@ pub struct GpuLlama {
     pub(super) plan: Vec<usize>,
     /// (D/2)
     pub(super) frequencies: Buffer,
+    pub(super) attention_watch: Stopwatch,
+}
+
+/// Where the time of some work went, in milliseconds; what is neither is everything else.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TimeSplit {
+    /// Attention kernels.
+    pub attention_ms: f64,
+    /// Dense products.
+    pub products_ms: f64,
 }
 
 impl GpuLlama {
@@ -96,6 +106,7 @@ impl GpuLlama {
             ops: Ops::new(device, cache, &stream)?,
             blas: Blas::new(blas, &stream)?,
             frequencies: Buffer::from_slice(&stream, &config.rope.frequencies)?,
+            attention_watch: Stopwatch::new(&stream),
             stream,
             kinds,
             plan,
@@ -116,6 +127,22 @@ impl GpuLlama {
     /// The stream that all work goes to.
     pub fn stream(&self) -> &Stream {
         &self.stream
+    }
+
+    /// Starts to tell attention and products apart in what follows.
+    pub fn start_time_split(&self) {
+        self.attention_watch.start();
+        self.blas.watch().start();
+        self.ops.products().start();
+    }
+
+    /// Where the time went since; waits for the work. Captured decode steps are not in it.
+    ///
+    /// # Errors
+    /// Faults of the device.
+    pub fn stop_time_split(&self) -> Result<TimeSplit, ModelError> {
+        let products_ms = self.blas.watch().stop()? + self.ops.products().stop()?;
+        Ok(TimeSplit { attention_ms: self.attention_watch.stop()?, products_ms })
     }
 
     pub(super) fn heads(&self) -> HeadShape {

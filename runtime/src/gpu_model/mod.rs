@@ -20,7 +20,7 @@ mod train;
 
 pub use cache::GpuCache;
 pub use decoder::GpuDecoder;
-pub use llama::{GpuLlama, GpuUse};
+pub use llama::{GpuLlama, GpuUse, TimeSplit};
 pub use load::{load_device_weights, random_device_weights};
 pub use memory::DeviceMemory;
 pub use params::{DeviceLayer, DeviceParams};

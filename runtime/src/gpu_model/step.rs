@@ -193,7 +193,8 @@ impl Step {
             o: ViewMut { buffer: &mut self.o, layout: Layout::contiguous(model.q_shape(b)) },
             lse: &mut self.lse,
         };
-        Ok(model.kinds[kind].attention.decode(&mut own.prepared, tensors, table)?)
+        let attention = &model.kinds[kind].attention;
+        Ok(model.attention_watch.time(|| attention.decode(&mut own.prepared, tensors, table))?)
     }
 }
 

@@ -31,7 +31,7 @@ use longgen_codegen::cuda::engine::{OPERATIONS, source};
 use longgen_codegen::target::Target;
 use rayon::prelude::*;
 
-use crate::driver::{Argument, Device, Function, GpuError, Grid, Module, Stream};
+use crate::driver::{Argument, Device, Function, GpuError, Grid, Module, Stopwatch, Stream};
 use crate::gpu::{GpuAttentionError, KernelCache};
 
 /// Elements of a vector load.
@@ -55,6 +55,9 @@ const KERNELS: [(&str, &[&str]); 9] = [
 pub struct Ops {
     stream: Stream,
     functions: HashMap<&'static str, Function>,
+    /// Whether the device starts kernels before the ones they wait for are done.
+    overlaps: bool,
+    products: Stopwatch,
 }
 
 impl Ops {
@@ -82,7 +85,14 @@ impl Ops {
                 functions.insert(kernel, module.function(kernel, 0)?);
             }
         }
-        Ok(Ops { stream: stream.clone(), functions })
+        let overlaps = device.compute_capability().0 >= 9;
+        let products = Stopwatch::new(stream);
+        Ok(Ops { stream: stream.clone(), functions, overlaps, products })
+    }
+
+    /// Times the products of decode steps while it is on.
+    pub fn products(&self) -> &Stopwatch {
+        &self.products
     }
 
     /// The stream that all work goes to.
@@ -99,13 +109,39 @@ impl Ops {
         threads: usize,
         arguments: &[Argument<'_>],
     ) -> Result<(), GpuError> {
-        let missing = || GpuError::Call { call: "finding a kernel", message: kernel.to_owned() };
-        let function = self.functions.get(kernel).ok_or_else(missing)?;
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let grid = Grid { blocks: blocks.map(count), threads: count(threads) };
+        let (function, grid) = self.find(kernel, blocks, threads)?;
         // SAFETY: the arguments are those of the kernel, with checked addresses, as said above; buffers are freed in the
         // order of the stream, so not before the kernel is done.
         unsafe { function.launch(&self.stream, grid, arguments) }
+    }
+
+    /// The same for a kernel that waits for the one before it by itself (`wait_for_predecessor`), where the device knows that.
+    fn launch_early(
+        &self,
+        kernel: &'static str,
+        blocks: [usize; 3],
+        threads: usize,
+        arguments: &[Argument<'_>],
+    ) -> Result<(), GpuError> {
+        if !self.overlaps {
+            return self.launch(kernel, blocks, threads, arguments);
+        }
+        let (function, grid) = self.find(kernel, blocks, threads)?;
+        // SAFETY: as in `launch`; the kernels that are launched here read weights, which no kernel before them in a decode step
+        // writes, and wait before everything else.
+        unsafe { function.launch_early(&self.stream, grid, arguments) }
+    }
+
+    fn find(
+        &self,
+        kernel: &'static str,
+        blocks: [usize; 3],
+        threads: usize,
+    ) -> Result<(&Function, Grid), GpuError> {
+        let missing = || GpuError::Call { call: "finding a kernel", message: kernel.to_owned() };
+        let function = self.functions.get(kernel).ok_or_else(missing)?;
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Ok((function, Grid { blocks: blocks.map(count), threads: count(threads) }))
     }
 }
 

@@ -110,7 +110,7 @@ impl Ops {
             int(stride),
             long(cache.head_stride),
         ];
-        self.launch("rope_store", [tokens, all, 1], d / 2, &arguments)
+        self.launch_early("rope_store", [tokens, all, 1], d / 2, &arguments)
     }
 
     /// d_qkv (T, H + 2 G, D) from dq (T, H, D), dk and dv (T, G, D).

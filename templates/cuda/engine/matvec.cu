@@ -2,6 +2,8 @@
 //
 //   matvec_T (T = 1, 2, 4, 8)    y[t, n] = sum_k x[t, k] W[n, k]      grid x covers pairs of weight rows, one pair a warp
 //
+// Launched early: the first weights are on their way before the kernel that makes x is done.
+//
 // With `norm` [K] (else null) x is normed on the way: y[t, n] = r_t * sum_k x[t, k] norm[k] W[n, k], where every warp finds
 // r_t = 1 / sqrt(mean(x_t^2) + eps) for itself while it reads x anyway.
 //
@@ -64,9 +66,25 @@ LG_DEVICE void finish(int kind, void* y, i64 row, int pair, int outputs, float f
     half[at + 1] = float_to_half(second);
 }
 
+// The octets of a pair of rows that a lane has in flight: `first`, and every warp's width after it.
+struct Flight {
+    uint4 a[kUnroll], b[kUnroll];
+
+    LG_DEVICE void load(const Half* w0, const Half* w1, int first, int octets) {
+#pragma unroll
+        for (int u = 0; u < kUnroll; ++u) {
+            const int octet = first + u * kWarpSize;
+            if (octet >= octets) break;
+            a[u] = load_once(w0, octet);
+            b[u] = load_once(w1, octet);
+        }
+    }
+};
+
 template <int kTokens>
 LG_DEVICE void matvec(const Half* x, const Half* weights, const Half* norm, void* y, int inputs, int outputs, int tokens, int kind,
                       float eps) {
+    let_successor_start();
     const int lane = threadIdx.x % kWarpSize;
     const int pair = blockIdx.x * (blockDim.x / kWarpSize) + threadIdx.x / kWarpSize;
     if (pair >= ceil_div(outputs, 2)) return;
@@ -74,21 +92,18 @@ LG_DEVICE void matvec(const Half* x, const Half* weights, const Half* norm, void
     const int second = kind == kSwiglu ? outputs / 2 + pair : min_int(first + 1, outputs - 1);
     const Half* w0 = weights + i64(first) * inputs;
     const Half* w1 = weights + i64(second) * inputs;
-    Sums<kTokens> sums;
     const int octets = inputs / kOctet;
-    int octet = lane;
-    for (; octet + (kUnroll - 1) * kWarpSize < octets; octet += kUnroll * kWarpSize) {
-        uint4 a[kUnroll], b[kUnroll];
+    Flight flight;
+    flight.load(w0, w1, lane, octets);
+    wait_for_predecessor();  // x comes from there, and y may still be read there; weights do not change
+    Sums<kTokens> sums;
+    for (int octet = lane; octet < octets; octet += kUnroll * kWarpSize) {
+        if (octet != lane) flight.load(w0, w1, octet, octets);
 #pragma unroll
         for (int u = 0; u < kUnroll; ++u) {
-            a[u] = load_once(w0, octet + u * kWarpSize);
-            b[u] = load_once(w1, octet + u * kWarpSize);
+            if (octet + u * kWarpSize >= octets) break;
+            sums.add(flight.a[u], flight.b[u], x, norm, octet + u * kWarpSize, inputs, tokens);
         }
-#pragma unroll
-        for (int u = 0; u < kUnroll; ++u) sums.add(a[u], b[u], x, norm, octet + u * kWarpSize, inputs, tokens);
-    }
-    for (; octet < octets; octet += kWarpSize) {
-        sums.add(load_once(w0, octet), load_once(w1, octet), x, norm, octet, inputs, tokens);
     }
 #pragma unroll
     for (int t = 0; t < kTokens; ++t) {

@@ -3,7 +3,7 @@
 //
 //   rope_angles      cos and sin [T, D/2], times the factor that YaRN puts on the scores; positions may be fractional
 //   rope_forward     turns queries and keys where they are
-//   rope_store       turns queries where they are; keys, turned, and values go to rows of a cache
+//   rope_store       turns queries where they are; keys, turned, and values go to rows of a cache; launched early
 //   rope_backward    d_qkv from dq, dk, dv: the transposed rotation, and the three parts side by side
 //
 //   grid of the last three: x = T, y = heads; block D / 2 threads, each a pair.
@@ -52,6 +52,7 @@ extern "C" __global__ void rope_store(lg::Half* qkv, const float* cosines, const
                                       int slot_stride, int slot_key_stride, lg::i64 cache_head_stride) {
     using namespace lg;
     const int t = blockIdx.x, head = blockIdx.y, all_heads = heads + 2 * kv_heads, head_dim = 2 * blockDim.x;
+    wait_for_predecessor();
     const i64 angle = i64(t) * blockDim.x + threadIdx.x;
     Half* row = qkv + (i64(t) * all_heads + head) * head_dim;
     if (head < heads) return turn(row, row, cosines[angle], sines[angle]);
