@@ -43,8 +43,7 @@ pub fn run(machine: &Machine, item: &Parity) -> Result<Value, Failure> {
     let batch = Batch::single(item.tokens.clone())?;
     let mut pass = GpuPass::new(&on_device, item.tokens.len(), false)?;
     let logits = pass.logits(&on_device, &weights, &batch)?;
-    let bytes: Vec<u8> = logits.iter().flat_map(|x| x.to_le_bytes()).collect();
-    std::fs::write(&item.output, bytes)?;
+    std::fs::write(&item.output, bytemuck::cast_slice::<f32, u8>(&logits))?;
     let loss = pass.loss(&on_device, &weights, &batch)?;
     let prompt = item.tokens[..item.greedy_from].to_vec();
     let how = Generation {
