@@ -5,13 +5,15 @@ mod build;
 use std::io::Write;
 use std::path::PathBuf;
 
-use longgen_codegen::bundle::{Bundle, C_HEADER, ImageKind, LABEL_BYTES};
+use longgen_codegen::bundle::{Bundle, BundleInfo, C_HEADER, ImageKind, LABEL_BYTES};
+use longgen_codegen::model::PassGroup;
 use longgen_codegen::spec::{Dtype, Pass, Shape};
 use longgen_codegen::target::Target;
 use serde::Serialize;
 
 use super::files::FileSet;
 use super::kernel_args::{MaskArgs, NvrtcArgs, Subject, head_dim};
+use super::tune::request;
 use super::{CliError, number};
 
 const EXAMPLES: &str = "\
@@ -23,24 +25,12 @@ Examples:
 The file also holds PTX of the oldest architecture that has any, which the driver compiles for devices of other ones.
 Schedules that `lgc tune` found for an architecture go in; the others come from the model.";
 
-/// What a bundle computes; each takes several passes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum PassGroup {
-    /// O and the log-sum-exp
-    Forward,
-    /// All gradients, fused and deterministic
-    Backward,
-    /// One token per sequence
-    Decode,
-}
-
-impl PassGroup {
-    fn holds(self, pass: Pass) -> bool {
-        match pass {
-            Pass::Forward => self == PassGroup::Forward,
-            Pass::Decode => self == PassGroup::Decode,
-            _ => self == PassGroup::Backward,
-        }
+/// What a pass of the command line takes part in.
+fn group(pass: Pass) -> PassGroup {
+    match pass {
+        Pass::Forward => PassGroup::Forward,
+        Pass::Decode => PassGroup::Decode,
+        _ => PassGroup::Backward,
     }
 }
 
@@ -63,8 +53,8 @@ pub struct Args {
     /// Types of Q, K, V and O, with commas: bf16, fp16
     #[arg(long, value_delimiter = ',', default_value = "bf16")]
     dtype: Vec<Dtype>,
-    /// What to compute, with commas
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "forward,backward,decode")]
+    /// Passes, with commas; backward is both the fused and the deterministic one
+    #[arg(long, value_name = "PASSES", value_delimiter = ',', default_value = "forward,backward,decode", value_parser = request::pass)]
     pass: Vec<PassGroup>,
     /// Write the C header here too
     #[arg(long, value_name = "FILE")]
@@ -109,7 +99,7 @@ impl Args {
     }
 
     fn wants(&self, pass: Pass) -> bool {
-        self.pass.iter().any(|group| group.holds(pass))
+        self.pass.contains(&group(pass))
     }
 }
 
@@ -178,7 +168,7 @@ struct Summary<'a> {
     file: String,
     bytes: usize,
     #[serde(flatten)]
-    info: &'a longgen_codegen::bundle::BundleInfo,
+    info: &'a BundleInfo,
     kernels: Vec<SummaryKernel<'a>>,
 }
 

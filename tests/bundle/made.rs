@@ -8,12 +8,14 @@ use std::sync::Arc;
 use longgen_codegen::bundle::{Bundle, C_HEADER};
 use longgen_codegen::cuda::fetch;
 use longgen_codegen::cuda::locate::ToolSearch;
+use longgen_codegen::cuda::source::GENERATOR;
 use longgen_codegen::ir::MaskIr;
 use longgen_codegen::pattern::Pattern;
 use longgen_codegen::spec::{Dtype, KernelSpec, Pass, PatternCode, Shape};
 use longgen_codegen::target::Target;
 use longgen_runtime::gpu::KernelCache;
-use longgen_runtime::store::{Store, StoreLocation};
+use longgen_runtime::store::{Provenance, Store, StoreLocation, TuneKey, TuneProblem, TunedChoice};
+use longgen_runtime::tune::mask_hash;
 
 use super::hosts::Host;
 use super::listing;
@@ -82,6 +84,60 @@ fn lgc_bundle() {
     assert_eq!(std::fs::read(&file).unwrap(), bytes, "the same kernels, from the store, make the same file");
     assert!(Store::open(StoreLocation::in_folder(&cache)).kernels().len() >= 4);
     serves(Arc::new(bundle));
+}
+
+#[test]
+fn tuned_schedules_go_in() {
+    if !has_nvrtc() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let pattern: Pattern = "window=100".parse().unwrap();
+    let shape = Shape::plain(64, Dtype::Bf16);
+    let target: Target = "sm_90a".parse().unwrap();
+    let candidates = KernelSpec::candidates(Pass::Decode, target, shape, &code(&pattern));
+    let mut schedule = candidates[0].schedule;
+    schedule.stages -= 1;
+    let choice = |schedule: &str, seconds| {
+        let provenance = Provenance {
+            pattern: "window=100".into(),
+            problem: String::new(),
+            candidates_timed: 1,
+            candidates: 1,
+            finished: true,
+        };
+        TunedChoice { schedule: schedule.into(), seconds, spread: 0.0, provenance }
+    };
+    let problem = TuneProblem {
+        pattern_hash: mask_hash(&MaskIr::lower(&pattern, None).unwrap()),
+        pass: "decode".into(),
+        head_dim: 64,
+        dtype: "bf16".into(),
+        softcap: false,
+        sink_logit: false,
+        target: "sm_90a".into(),
+        device: "NVIDIA H200".into(),
+        driver: "13000".into(),
+        compiler: "nvrtc 13.0".into(),
+        generator: GENERATOR.into(),
+    };
+    let store = Store::open(StoreLocation::in_folder(folder.path()));
+    let plan = format!("decode {} {schedule}", candidates[0].family);
+    store.put_tuned(&TuneKey::new(problem.clone(), 65_536), &choice(&plan, 2.0));
+    // For shorter lengths, for another dimension, and what does not parse.
+    store.put_tuned(&TuneKey::new(problem.clone(), 4096), &choice("decode sm_80 tile_m=16", 1.0));
+    let other = TuneProblem { head_dim: 128, ..problem.clone() };
+    store.put_tuned(&TuneKey::new(other, 1 << 20), &choice(&plan, 3.0));
+    drop(store);
+    let file = folder.path().join("k.lgk");
+    let file = file.to_str().unwrap();
+    let arguments = ["bundle", "window=100", "--head-dim", "64", "--pass", "decode", "-o", file, "--json"];
+    let summary: serde_json::Value = serde_json::from_str(&lgc(folder.path(), &arguments)).unwrap();
+    assert_eq!(summary["kernels"][0]["schedule"], schedule.to_string());
+    assert_ne!(summary["kernels"][1]["schedule"], schedule.to_string(), "of sm_80, where nothing was tuned");
+    let bundle = Bundle::from_bytes(&std::fs::read(file).unwrap()).unwrap();
+    assert_eq!(bundle.info.tuned.len(), 1);
+    assert_eq!((bundle.info.tuned[0].tokens, bundle.info.tuned[0].seconds), (65_536, 2.0));
 }
 
 /// The runtime takes its kernels from the bundle, by their pattern, and says what is missing.

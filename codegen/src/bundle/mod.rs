@@ -67,7 +67,7 @@ pub struct BundledChoice {
     pub device: String,
     /// The longest length it stands for.
     pub tokens: u64,
-    /// Its time, in seconds.
+    /// Time of the whole plan that it is part of, in seconds: a backward has three kernels.
     pub seconds: f64,
 }
 

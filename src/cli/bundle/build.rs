@@ -7,10 +7,11 @@ use longgen_codegen::artifact::{Artifact, BuildError};
 use longgen_codegen::bundle::{Bundle, BundledChoice, BundledKernel, ImageKind};
 use longgen_codegen::cuda::nvrtc::Nvrtc;
 use longgen_codegen::cuda::source::GENERATOR;
-use longgen_codegen::schedule::Schedule;
+use longgen_codegen::model::gpu::{GpuPlan, PlannedKernel};
 use longgen_codegen::spec::{KernelSpec, Pass, PatternCode, Shape};
 use longgen_runtime::gpu::KernelCache;
 use longgen_runtime::store::TunedRow;
+use longgen_runtime::tune::mask_hash;
 use rayon::prelude::*;
 
 use super::{Args, Named, unique};
@@ -40,6 +41,7 @@ pub fn bundle(args: &Args, subjects: &[Named]) -> Result<Bundle, CliError> {
         let code = subject.code();
         bundle.add_pattern(label, &code);
         for shape in args.shapes(subject) {
+            let tuned = tuned_kernels(&tuned, &mask_hash(&subject.ir), &shape);
             jobs.extend(jobs_of(args, label, &code, shape, &tuned));
         }
     }
@@ -74,7 +76,7 @@ fn jobs_of<'a>(
     label: &'a str,
     code: &Arc<PatternCode>,
     shape: Shape,
-    tuned: &[TunedRow],
+    tuned: &[TunedKernel<'_>],
 ) -> Vec<Job<'a>> {
     let oldest = args.arch.iter().filter(|target| !target.is_exact());
     let oldest = oldest.min_by_key(|target| target.compute_capability());
@@ -83,47 +85,60 @@ fn jobs_of<'a>(
         for pass in Pass::ALL.into_iter().filter(|pass| args.wants(*pass)) {
             let mut specs = KernelSpec::candidates(pass, target, shape, code);
             let Some(first) = specs.first() else { continue };
-            let choice = measured(tuned, first);
-            if let Some((spec, _)) = &choice {
-                specs.insert(0, spec.clone());
+            let fits = |tuned: &&TunedKernel<'_>| {
+                tuned.kernel.pass == pass && tuned.row.key.problem.target == target.name()
+            };
+            let found = tuned.iter().find(fits);
+            if let Some(TunedKernel { kernel: PlannedKernel { family, schedule, .. }, .. }) = found {
+                specs.insert(0, KernelSpec { family: *family, schedule: *schedule, ..first.clone() });
             }
-            let tuned = choice.map(|(_, row)| choice_of(label, shape, row));
+            let tuned = found.map(|tuned| tuned.described(label, shape));
             jobs.push(Job { label, pass, with_ptx: oldest == Some(&target), specs, tuned });
         }
     }
     jobs
 }
 
-/// The latest schedule that tuning found for a kernel, of those for the longest lengths.
-fn measured<'a>(tuned: &'a [TunedRow], spec: &KernelSpec) -> Option<(KernelSpec, &'a TunedRow)> {
-    let hash = spec.pattern.hash();
-    let rows = tuned.iter().filter(|row| {
-        let problem = &row.key.problem;
-        let Shape { head_dim, dtype, softcap, sink_logit } = spec.shape;
-        problem.pattern_hash == hash
-            && problem.pass == spec.pass.name()
-            && (problem.head_dim, problem.dtype.as_str()) == (head_dim, dtype.name())
-            && (problem.softcap, problem.sink_logit) == (softcap, sink_logit)
-            && problem.target == spec.target.name()
-            && problem.generator == GENERATOR
-    });
-    let row = rows.max_by_key(|row| (row.key.bucket, row.made))?;
-    let schedule: Schedule = row.choice.schedule.parse().ok()?;
-    schedule.check(spec.pass, spec.family, &spec.shape, spec.target).ok()?;
-    Some((KernelSpec { schedule, ..spec.clone() }, row))
+/// A kernel of a plan that `lgc tune` chose.
+struct TunedKernel<'a> {
+    kernel: PlannedKernel,
+    row: &'a TunedRow,
 }
 
-fn choice_of(label: &str, shape: Shape, row: &TunedRow) -> BundledChoice {
-    let problem = &row.key.problem;
-    BundledChoice {
-        pattern: label.to_owned(),
-        pass: problem.pass.clone(),
-        shape,
-        target: problem.target.clone(),
-        schedule: row.choice.schedule.clone(),
-        device: problem.device.clone(),
-        tokens: row.key.bucket,
-        seconds: row.choice.seconds,
+/// What was tuned for a mask and a shape on any device, the choice for the longest lengths first, as the runtime takes it; of
+/// equals the latest.
+fn tuned_kernels<'a>(tuned: &'a [TunedRow], mask: &str, shape: &Shape) -> Vec<TunedKernel<'a>> {
+    let mut rows: Vec<&TunedRow> = tuned
+        .iter()
+        .filter(|row| {
+            let problem = &row.key.problem;
+            problem.pattern_hash == mask
+                && (problem.head_dim, problem.dtype.as_str()) == (shape.head_dim, shape.dtype.name())
+                && (problem.softcap, problem.sink_logit) == (shape.softcap, shape.sink_logit)
+                && problem.generator == GENERATOR
+        })
+        .collect();
+    rows.sort_by_key(|row| std::cmp::Reverse((row.key.bucket, row.made)));
+    // A CPU's choice is no plan of GPU kernels, nor is one that another version wrote.
+    let plans = rows.into_iter().filter_map(|row| Some((row, row.choice.schedule.parse::<GpuPlan>().ok()?)));
+    plans
+        .flat_map(|(row, plan)| plan.kernels.into_iter().map(move |kernel| TunedKernel { kernel, row }))
+        .collect()
+}
+
+impl TunedKernel<'_> {
+    fn described(&self, label: &str, shape: Shape) -> BundledChoice {
+        let TunedRow { key, choice, .. } = self.row;
+        BundledChoice {
+            pattern: label.to_owned(),
+            pass: self.kernel.pass.name().to_owned(),
+            shape,
+            target: key.problem.target.clone(),
+            schedule: self.kernel.schedule.to_string(),
+            device: key.problem.device.clone(),
+            tokens: key.bucket,
+            seconds: choice.seconds,
+        }
     }
 }
 
