@@ -135,7 +135,7 @@ impl Listing<'_> {
         if kernels > 0 {
             writeln!(
                 out,
-                "\n{:10}  {:18} {:>4} {:4} {:7} {:6} {:>9} {:>7}  pattern",
+                "\n{:10}  {:20} {:>4} {:4} {:7} {:6} {:>9} {:>7}  pattern",
                 "kernel", "pass", "D", "type", "for", "nvrtc", "bytes", "age"
             )?;
         }
@@ -147,13 +147,13 @@ impl Listing<'_> {
             let pattern = shortened(kernel.pattern.unwrap_or("-"));
             writeln!(
                 out,
-                "{id:10}  {pass:18} {head_dim:>4} {dtype:4} {target:7} {nvrtc:6} {bytes:>9} {age:>7}  {pattern}"
+                "{id:10}  {pass:20} {head_dim:>4} {dtype:4} {target:7} {nvrtc:6} {bytes:>9} {age:>7}  {pattern}"
             )?;
         }
         if tuned > 0 {
             writeln!(
                 out,
-                "\n{:10}  {:18} {:>4} {:4} {:7} {:>9} {:>10} {:>7}  pattern",
+                "\n{:10}  {:20} {:>4} {:4} {:7} {:>9} {:>10} {:>7}  pattern",
                 "tuned", "pass", "D", "type", "for", "tokens", "time", "age"
             )?;
         }
@@ -163,7 +163,7 @@ impl Listing<'_> {
             let pattern = shortened(tuned.pattern);
             writeln!(
                 out,
-                "{id:10}  {pass:18} {head_dim:>4} {dtype:4} {target:7} {tokens:>9} {time:>10} {age:>7}  {pattern}"
+                "{id:10}  {pass:20} {head_dim:>4} {dtype:4} {target:7} {tokens:>9} {time:>10} {age:>7}  {pattern}"
             )?;
         }
         Ok(())
