@@ -180,6 +180,19 @@ fn a_recipe_of_two_passes_changes_length_rope_and_plan() {
 }
 
 #[test]
+fn what_the_gpu_does_not_take_is_said() {
+    let place = Place::new();
+    place.done(&format!("{TRAIN} --out run --steps 1"));
+    // Heads of 8 are for the CPU; without a driver that is what is missing first.
+    let has_driver = longgen_runtime::driver::Device::count().is_ok_and(|count| count > 0);
+    let message = if has_driver { "`head_dim` is 8" } else { "NVIDIA GPU" };
+    place.refused("generate --model run --prompt a --device cuda", 1, message);
+    place.refused("eval perplexity --model run --data data.txt --device cuda", 1, message);
+    place.refused(&format!("{TRAIN} --out other --steps 1 --device cuda"), 1, message);
+    place.refused("generate --model run --prompt a --device gpu", 2, "cuda");
+}
+
+#[test]
 fn what_is_wrong_is_said_with_its_exit_code() {
     let place = Place::new();
     let train = |change: &str| format!("{TRAIN} --out run {change}");

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use longgen_codegen::cuda::fetch;
+use longgen_runtime::blas::BlasError;
 use longgen_runtime::cpu::Isa;
 use longgen_runtime::driver::{Device, GpuError, driver_version};
 use longgen_runtime::store::FILE_NAME;
@@ -29,6 +30,7 @@ struct Findings {
     cpu: Finding,
     nvrtc: Finding,
     nvdisasm: Finding,
+    cublaslt: Finding,
     driver: Finding,
     gpus: Vec<String>,
     cache: Finding,
@@ -74,6 +76,7 @@ impl Findings {
             cpu: cpu(),
             nvrtc: compiler(nvrtc),
             nvdisasm: disassembler(nvrtc),
+            cublaslt: products(),
             driver: driver(),
             gpus: gpus(),
             cache: cache(),
@@ -87,6 +90,7 @@ impl Findings {
             ("CPU", &self.cpu),
             ("NVRTC", &self.nvrtc),
             ("nvdisasm", &self.nvdisasm),
+            ("cuBLASLt", &self.cublaslt),
             ("CUDA driver", &self.driver),
             ("cache", &self.cache),
         ];
@@ -131,6 +135,22 @@ fn disassembler(args: &NvrtcArgs) -> Finding {
             "not found".into(),
             "needed for `lgc emit --stage sass` only; `lgc fetch-nvrtc` installs it too",
         ),
+    }
+}
+
+fn products() -> Finding {
+    match environment::blas_search(None).find() {
+        Ok(found) => {
+            let version = found.version();
+            let (major, minor, patch) = (version / 10_000, version / 100 % 100, version % 100);
+            Finding::here(format!("{major}.{minor}.{patch} at {}", found.path().display()))
+        }
+        Err(BlasError::NotFound { .. }) => Finding::missing(
+            "not found".into(),
+            "needed for `--device cuda` of train, generate and eval only; it comes with the CUDA toolkit, PyTorch and \
+             nvidia-cublas",
+        ),
+        Err(error) => Finding::missing(error.to_string(), "set LONGGEN_CUBLASLT to one that loads"),
     }
 }
 

@@ -96,6 +96,12 @@ impl GpuCache {
         (config.kv_heads * (4 * rows * config.head_dim + 4 * tables)) as u128
     }
 
+    /// Whether such caches keep the keys of some layer out of order.
+    pub(super) fn would_be_compact(model: &GpuLlama, limits: &[usize]) -> bool {
+        let shrinks = |layouts: &[KvLayout]| limits.iter().any(|&limit| slots(layouts, limit) != limit);
+        model.kinds.iter().any(|kind| shrinks(&kind.layouts))
+    }
+
     /// Bytes of keys, values and slot tables, as allocated.
     pub fn bytes(&self) -> usize {
         let keys: usize = self.layers.iter().flatten().map(Buffer::bytes).sum();

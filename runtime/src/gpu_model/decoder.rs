@@ -83,7 +83,8 @@ impl Decoder for GpuDecoder<'_> {
         let chunk_tokens = rooms.iter().map(|room| room.chunk_tokens).max().unwrap_or(1).max(1);
         let longest = limits.iter().copied().max().unwrap_or(0);
         let model = self.model;
-        let space = |longest: usize| PrefillSpace::bytes(model, chunk_tokens, longest, true);
+        let compact = GpuCache::would_be_compact(model, &limits);
+        let space = |longest: usize| PrefillSpace::bytes(model, chunk_tokens, longest, compact);
         let share = |n: usize| limits.iter().map(|&limit| limit.min(n)).collect::<Vec<_>>();
         let needed = |n: usize| GpuCache::bytes_for(model, &share(n)) + space(longest.min(n));
         DeviceMemory::new("decoding")

@@ -40,7 +40,7 @@ impl DeviceMemory {
         let free = device.memory()?.0 as u128;
         let most = largest(asked, |n| bytes(n) <= free);
         self.fits = Some(match most {
-            0 => format!("not even one of {unit} would fit"),
+            0 => "not even one would fit".to_owned(),
             n => format!("{n} {unit} would fit"),
         });
         Ok(self)
