@@ -2,160 +2,47 @@
 """Our GPU kernels beside the peers', taking turns on the same shapes in one run, on one GPU.
 
     cargo bench --bench gpu --no-run            # builds target/release/deps/gpu-<hash>
-    python benches/peers_gpu.py BINARY [--out results.json] [--quick]
+    python benches/peers_gpu.py BINARY [--out results.json] [--seconds 600] [--flex-seconds 300]
 
-Peers: PyTorch's scaled_dot_product_attention through cuDNN and through FlashAttention (dense causal, and the window as cuDNN
-cannot), FlexAttention compiled with the same mask, FlashAttention-3 and FlashInfer where they are installed. All on random
-bf16 data, CUDA events, medians. TFLOP/s count visible pairs only (4 pairs D forward, 10 backward), for everybody.
-Also measured, as ceilings: a large matmul and a large copy.
+Peers: PyTorch's scaled_dot_product_attention through cuDNN and through FlashAttention (dense causal, decode), FlexAttention
+compiled with the same mask; FlashAttention-3 and FlashInfer are named as missing where they are not installed. All on random bf16 data;
+CUDA events; ours and each peer in two rounds by turns, the median of all launches. Decode steps are replays of a captured graph, from
+caches that do not stay in L2. TFLOP/s count visible pairs only (4 pairs D forward, 10 backward), for everybody. Also measured, as
+ceilings: a large matmul and a large copy.
+
+Results are written after every item, the most important ones first, so that a run cut short loses little. FlexAttention comes last:
+its kernels are compiled beforehand, in processes of their own, into PyTorch's cache, and six of them took 178 s on 16 cores.
 """
 
 import argparse
+import importlib.util
 import json
 import statistics
 import subprocess
 import sys
+import time
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
+ROUNDS = 2
+STEPS_IN_GRAPH = 20
+CACHES_BYTES = 512 << 20
+K = 1024
 
-def median_ms(run, repeats=10, warmup=3):
-    for _ in range(warmup):
-        run()
-    times = []
-    for _ in range(repeats):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
-    return statistics.median(times)
-
-
-def ceilings():
-    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    matmul = 2 * 8192**3 / median_ms(lambda: a @ b, 20) / 1e9
-    source = torch.randn(1 << 30, device="cuda", dtype=torch.float32)
-    target = torch.empty_like(source)
-    copy = 2 * source.nbytes / median_ms(lambda: target.copy_(source)) / 1e6
-    return {"matmul_tflops": matmul, "copy_gbps": copy}
-
-
-def clock():
-    fields = "clocks.sm,power.draw,temperature.gpu"
-    text = subprocess.run(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"], capture_output=True, text=True)
-    return text.stdout.strip()
-
-
-class Ours:
-    """The bench binary, one item at a time."""
-
-    def __init__(self, binary):
-        self.process = subprocess.Popen([binary], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def time(self, item):
-        self.process.stdin.write(json.dumps(item) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def close(self):
-        self.process.stdin.write("quit\n")
-        self.process.stdin.close()
-        self.process.wait()
-
-
-def inputs(item, grad):
-    def tensor(heads):
-        shape = (item.get("batch", 1), heads, item["tokens"], item["head_dim"])
-        return torch.randn(shape, device="cuda", dtype=torch.bfloat16, requires_grad=grad)
-
-    return tensor(item["heads"]), tensor(item["kv_heads"]), tensor(item["kv_heads"])
-
-
-def time_pass(forward, qkv, item):
-    """Milliseconds of `forward(q, k, v)`, or of its backward alone."""
-    if item["pass"] == "forward":
-        with torch.no_grad():
-            return median_ms(lambda: forward(*qkv))
-    o = forward(*qkv)
-    d_o = torch.randn_like(o)
-    return median_ms(lambda: torch.autograd.grad(o, qkv, d_o, retain_graph=True))
-
-
-def sdpa_peer(backend):
-    def run(item):
-        gqa = item["heads"] != item["kv_heads"]
-
-        def forward(q, k, v):
-            with sdpa_kernel(backend):
-                return sdpa(q, k, v, is_causal=True, enable_gqa=gqa)
-
-        return time_pass(forward, inputs(item, item["pass"] != "forward"), item)
-
-    return run
-
-
-def flex_peer(item):
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-    mask = create_block_mask(FLEX_MASKS[item["pattern"]], None, None, item["tokens"], item["tokens"], _compile=True)
-    flex = torch.compile(flex_attention, dynamic=False)
-    gqa = item["heads"] != item["kv_heads"]
-
-    def forward(q, k, v):
-        return flex(q, k, v, block_mask=mask, enable_gqa=gqa)
-
-    return time_pass(forward, inputs(item, item["pass"] != "forward"), item)
-
-
-def flash3_peer(item):
-    from flash_attn_interface import flash_attn_func
-
-    window = {"window=1024": (1023, 0)}.get(item["pattern"], (-1, -1))
-
-    def forward(q, k, v):
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        return flash_attn_func(q, k, v, causal=True, window_size=window)[0]
-
-    return time_pass(forward, inputs(item, item["pass"] != "forward"), item)
-
-
-# The masks of the sparse items, as their definitions say.
-FLEX_MASKS = {
-    "window=1024": lambda b, h, i, j: (i >= j) & (i - j < 1024),
-    "sink=4, window=4096": lambda b, h, i, j: (i >= j) & ((j < 4) | (i - j < 4096)),
-    "longgen-sink": lambda b, h, i, j: (i >= j) & ((j // 64 < 1) | (i // 64 - j // 64 < 32)),
-    "phi3-small": lambda b, h, i, j: (i >= j) & ((i // 64 - j // 64 < 16) | ((j // 64 + h + 1) % 8 == 0)),
+# The masks of the sparse items, as their definitions say. True: depends on the head.
+MASKS = {
+    "full": (False, lambda b, h, i, j: i >= j),
+    "window=1024": (False, lambda b, h, i, j: (i >= j) & (i - j < 1024)),
+    "sink=4, window=4096": (False, lambda b, h, i, j: (i >= j) & ((j < 4) | (i - j < 4096))),
+    "longgen-sink": (False, lambda b, h, i, j: (i >= j) & ((j // 64 < 1) | (i // 64 - j // 64 < 32))),
+    "longgen-stride": (True, lambda b, h, i, j: (i >= j) & ((i // 64 - j // 64 < 2) | ((j // 64 + 2 * h) % 64 == 0))),
+    "phi3-small": (True, lambda b, h, i, j: (i >= j) & ((i // 64 - j // 64 < 16) | ((j // 64 + h + 1) % 8 == 0))),
 }
 
 
-def peers_of(item):
-    if item["pass"].startswith("decode"):
-        return {"pytorch": decode_peer} if item["pattern"] == "full" else {}
-    peers = {}
-    if item["pattern"] == "full":
-        peers = {"cudnn": sdpa_peer(SDPBackend.CUDNN_ATTENTION), "flash2": sdpa_peer(SDPBackend.FLASH_ATTENTION)}
-    elif item["pattern"] in FLEX_MASKS and item["heads"] == item["kv_heads"]:
-        peers = {"flex": flex_peer}
-    if item["pattern"] in ("full", "window=1024"):
-        peers["flash3"] = flash3_peer
-    return peers
-
-
-def decode_peer(item):
-    def tensor(heads, tokens):
-        return torch.randn(item["batch"], heads, tokens, item["head_dim"], device="cuda", dtype=torch.bfloat16)
-
-    q = tensor(item["heads"], 1)
-    k, v = tensor(item["kv_heads"], item["tokens"]), tensor(item["kv_heads"], item["tokens"])
-    gqa = item["heads"] != item["kv_heads"]
-    return median_ms(lambda: sdpa(q, k, v, enable_gqa=gqa))
-
-
-def item(pattern, pass_, tokens, heads=(32, 32), head_dim=128, batch=1):
+def item(pattern, pass_, tokens, heads=(32, 32), head_dim=128, batch=1, target=None):
     return {
         "pattern": pattern,
         "pass": pass_,
@@ -164,88 +51,341 @@ def item(pattern, pass_, tokens, heads=(32, 32), head_dim=128, batch=1):
         "heads": heads[0],
         "kv_heads": heads[1],
         "head_dim": head_dim,
+        "target": target,
     }
 
 
-def items(quick):
-    k = 1024
-    for tokens in (16 * k,) if quick else (16 * k, 32 * k, 64 * k, 128 * k):
-        yield item("full", "forward", tokens)
-    for tokens in (16 * k,) if quick else (16 * k, 32 * k, 64 * k):
-        yield item("full", "backward", tokens)
-    yield item("full", "backward_deterministic", 16 * k)
-    for pass_ in ("forward", "backward"):
-        yield item("full", pass_, 32 * k, heads=(32, 8))
-        yield item("full", pass_, 32 * k, head_dim=64)
-        yield item("window=1024", pass_, 32 * k)
-        for tokens in (64 * k, 128 * k):
-            yield item("sink=4, window=4096", pass_, tokens)
-        for preset in ("longgen-sink", "longgen-stride", "phi3-small"):
-            yield item(preset, pass_, 128 * k)
-    for heads in ((32, 32), (32, 8)):
-        for batch, tokens in ((1, 4 * k), (1, 32 * k), (1, 128 * k), (8, 4 * k), (8, 32 * k), (32, 4 * k), (32, 16 * k)):
-            yield item("full", "decode", tokens, heads, batch=batch)
-    for preset in ("longgen-sink", "sink=4, window=4096", "longgen-stride"):
-        for batch in (1, 8, 32):
-            yield item(preset, "decode_compact", 128 * k, batch=batch)
+def items():
+    """What to run, the most important first, each with its peers."""
+    both, cudnn, flex = ("cudnn", "flash2"), ("cudnn",), ("flex",)
+    passes = ("forward", "backward")
+    for pass_ in passes:
+        yield item("full", pass_, 16 * K), both
+        yield item("full", pass_, 32 * K), cudnn
+    for batch, tokens in ((1, 4 * K), (1, 128 * K), (8, 32 * K), (32, 4 * K)):
+        yield item("full", "decode", tokens, heads=(32, 8), batch=batch), ("sdpa",)
+    for batch, tokens in ((1, 4 * K), (1, 32 * K), (8, 4 * K), (8, 16 * K)):
+        yield item("full", "decode", tokens, batch=batch), ("sdpa",)
+    for pass_ in passes:
+        yield item("window=1024", pass_, 32 * K), flex
+        yield item("full", pass_, 64 * K), cudnn
+        yield item("sink=4, window=4096", pass_, 64 * K), flex
+    yield item("full", "forward", 128 * K), cudnn
+    yield item("full", "backward", 128 * K), ()
+    for preset in ("longgen-sink", "longgen-stride", "phi3-small"):
+        for pass_ in passes:
+            yield item(preset, pass_, 128 * K), flex
+    for batch in (1, 8, 32):
+        yield item("longgen-sink", "decode_compact", 128 * K, batch=batch), ()
+    yield item("full", "backward_deterministic", 16 * K), ()
+    for pass_ in passes:
+        yield item("full", pass_, 32 * K, heads=(32, 8)), cudnn
+        yield item("full", pass_, 16 * K, head_dim=64), cudnn
+        # The plainer family's kernels, which serve every GPU from sm_80 on.
+        yield item("full", pass_, 16 * K, target="sm_90"), flex
+        yield item("window=1024", pass_, 32 * K, target="sm_90"), flex
+    for pass_ in passes:
+        yield item("sink=4, window=4096", pass_, 128 * K), ()
+        yield item("window=1024", pass_, 32 * K, head_dim=64), ()
+    for preset in ("sink=4, window=4096", "longgen-stride"):
+        yield item(preset, "decode_compact", 128 * K, batch=8), ()
+
+
+# ---- measuring -----------------------------------------------------------------------------------------------------------
+
+
+def launches(once_ms, budget_ms=350):
+    """As many as fit in the budget, within reason."""
+    return max(3, min(10, int(budget_ms / max(once_ms, 1e-3))))
+
+
+def times_ms(run, repeats=None):
+    """Milliseconds of single launches; two more before them are not counted."""
+
+    def once():
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end)
+
+    once()
+    warm = once()
+    return [once() for _ in range(repeats or launches(warm))]
+
+
+def ceilings():
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    matmul = 2 * 8192**3 / statistics.median(times_ms(lambda: a @ b, 20)) / 1e9
+    source = torch.randn(1 << 30, device="cuda", dtype=torch.float32)
+    target = torch.empty_like(source)
+    copy = 2 * source.nbytes / statistics.median(times_ms(lambda: target.copy_(source), 10)) / 1e6
+    return {"matmul_tflops": matmul, "copy_gbps": copy}
+
+
+def smi(fields):
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+class Ours:
+    """The bench binary, one item at a time."""
+
+    def __init__(self, binary):
+        self.process = subprocess.Popen([binary], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+# ---- peers ---------------------------------------------------------------------------------------------------------------
+
+
+def random(item, heads, tokens, grad=False):
+    shape = (item["batch"], heads, tokens, item["head_dim"])
+    return torch.randn(shape, device="cuda", dtype=torch.bfloat16, requires_grad=grad)
+
+
+def sdpa_peer(backend):
+    def prepare(item):
+        gqa = item["heads"] != item["kv_heads"]
+
+        def forward(q, k, v):
+            with sdpa_kernel(backend):
+                return sdpa(q, k, v, is_causal=True, enable_gqa=gqa)
+
+        return of_pass(forward, item)
+
+    return prepare
+
+
+def flex_peer(item):
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    by_head, mask = MASKS[item["pattern"]]
+    heads = item["heads"] if by_head else None
+    blocks = create_block_mask(mask, None, heads, item["tokens"], item["tokens"], _compile=True)
+    torch._dynamo.config.recompile_limit = 64  # one for each mask and length
+    flex = torch.compile(flex_attention, dynamic=False)
+    return of_pass(lambda q, k, v: flex(q, k, v, block_mask=blocks), item)
+
+
+def of_pass(forward, item):
+    """The launch to time: `forward(q, k, v)`, or its backward alone."""
+    tokens = item["tokens"]
+    qkv = [random(item, heads, tokens, True) for heads in (item["heads"], item["kv_heads"], item["kv_heads"])]
+    if item["pass"] == "forward":
+        return lambda: forward(*qkv)
+    o = forward(*qkv)
+    d_o = torch.randn_like(o)
+    return lambda: torch.autograd.grad(o, qkv, d_o, retain_graph=True)
+
+
+def sdpa_decode_peer(item):
+    """The best of PyTorch's ways with one query token a sequence, replayed like ours. Times are of a whole graph."""
+    gqa = item["heads"] != item["kv_heads"]
+    q = random(item, item["heads"], 1)
+    cache_bytes = 4 * item["batch"] * item["kv_heads"] * item["tokens"] * item["head_dim"]
+    count = min(STEPS_IN_GRAPH, -(-CACHES_BYTES // cache_bytes))
+    caches = [[random(item, item["kv_heads"], item["tokens"]) for _ in range(2)] for _ in range(count)]
+    best = None
+    for backend in (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION):
+
+        def steps():
+            with torch.no_grad(), sdpa_kernel(backend):
+                for step in range(STEPS_IN_GRAPH):
+                    sdpa(q, *caches[step % count], enable_gqa=gqa)
+
+        try:
+            steps()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                steps()
+        except RuntimeError:
+            continue
+        taken = min(times_ms(graph.replay, 3))
+        if best is None or taken < best[0]:
+            best = (taken, graph)
+    if best is None:
+        raise RuntimeError("no backend takes this shape")
+    return best[1].replay
+
+
+PEERS = {
+    "cudnn": sdpa_peer(SDPBackend.CUDNN_ATTENTION),
+    "flash2": sdpa_peer(SDPBackend.FLASH_ATTENTION),
+    "flex": flex_peer,
+    "sdpa": sdpa_decode_peer,
+}
+
+
+def compile_flex(index):
+    """Fills PyTorch's cache with the kernels of one mask and length, forward and backward."""
+    flex_peer(flex_shapes()[index])()
+    torch.cuda.synchronize()
+
+
+def flex_shape(it):
+    """What is compiled for an item: forward and backward are one."""
+    return {**it, "pass": "backward", "target": None}
+
+
+def flex_shapes():
+    shapes = []
+    for it, peers in items():
+        if "flex" in peers and flex_shape(it) not in shapes:
+            shapes.append(flex_shape(it))
+    return shapes
+
+
+def flex_items_as_compiled(seconds):
+    """The items that FlexAttention takes part in and whose kernels it has compiled by then. Nothing compiles while they are timed."""
+    if seconds <= 0:
+        return
+    deadline = time.monotonic() + seconds
+    command = [sys.executable, __file__, "--compile-flex"]
+    processes = [subprocess.Popen(command + [str(index)], stderr=subprocess.PIPE) for index in range(len(flex_shapes()))]
+    compiled = []
+    for shape, process in zip(flex_shapes(), processes):
+        try:
+            _, log = process.communicate(timeout=max(0.1, deadline - time.monotonic()))
+            why = log.decode().strip().splitlines()[-1][:200] if process.returncode else None
+        except subprocess.TimeoutExpired:
+            process.kill()
+            why = f"not compiled within {seconds:.0f} s"
+        if why is None:
+            compiled.append(shape)
+        else:
+            print(f"flex on {describe(shape)}: {why}", file=sys.stderr, flush=True)
+    for it, peers in items():
+        if "flex" in peers and flex_shape(it) in compiled:
+            yield it
+
+
+# ---- one item --------------------------------------------------------------------------------------------------------------
+
+
+def run_item(ours, it, peers):
+    wanted = {**it, "repeats": 10 if it["tokens"] <= 32 * K or it["pass"].startswith("decode") else 4}
+    result = ours.ask(json.dumps(wanted))
+    if "error" in result:
+        return result
+    rounds = {"ours": [result["ms"]], **{name: [] for name in peers}}
+    prepared, failed = {}, {}
+    for name in peers:
+        try:
+            run = PEERS[name](it)
+            run()
+            prepared[name] = run
+        except Exception as error:  # a peer that cannot run a shape is a fact of the table, not a failure of ours
+            failed[name] = str(error).strip().splitlines()[0][:200]
+    for round_ in range(ROUNDS):
+        if round_ > 0:
+            result = ours.ask("again")
+            rounds["ours"].append(result["ms"])
+        for name, run in prepared.items():
+            steps = STEPS_IN_GRAPH if name == "sdpa" else 1
+            rounds[name].append(statistics.median(times_ms(run)) / steps)
+    result["clock_after"] = smi("clocks.sm,power.draw")
+    prepared.clear()
+    torch.cuda.empty_cache()
+    ms = {name: statistics.mean(each) for name, each in rounds.items() if each}
+    result["tflops"] *= result["ms"] / ms["ours"]
+    result["kv_gbps"] *= result["ms"] / ms["ours"]
+    return {**result, "ms": ms["ours"], "rounds": rounds, "peers": ms, "failed": failed}
 
 
 def describe(it):
-    return f"{it['pattern']:<20} {it['pass']:<22} T {it['tokens']:>6} B {it['batch']:>2} H {it['heads']}/{it['kv_heads']} D {it['head_dim']}"
+    shape = f"{it['heads']}/{it['kv_heads']} heads, D {it['head_dim']}, batch {it['batch']}, {it['tokens'] // K} K"
+    return f"{it['pattern']}, {it['pass']}, {shape}" + (f", {it['target']}" if it["target"] else "")
+
+
+def dense_twin(it):
+    """What key the own dense rate of a sparse item is kept under."""
+    return (it["pass"], it["tokens"], it["head_dim"], it["target"])
+
+
+def row(it, result, limits, dense):
+    """One line of the table."""
+    if "error" in result:
+        return f"| {describe(it)} | {result['error']} |"
+    peers = {name: ms for name, ms in result["peers"].items() if name != "ours"}
+    best = min(peers, key=peers.get, default=None)
+    ratio = f"{peers[best] / result['ms']:.2f} ({best} {peers[best]:.3f} ms)" if best else "–"
+    error = max((float("inf") if e is None else e for e in result["check"].values()), default=0.0)
+    if it["pass"].startswith("decode"):
+        size = result["kv_bytes"] / 1e6
+        share = result["kv_gbps"] / limits["copy_gbps"]
+        rate = f"{result['kv_gbps']:.0f} GB/s | {share:.0%} of copy, {size:.0f} MB"
+        kept = "–"
+    else:
+        rate = f"{result['tflops']:.0f} TFLOP/s | {result['tflops'] / limits['matmul_tflops']:.0%} of matmul"
+        own = dense.get(dense_twin(it))
+        kept = f"{result['tflops'] / own:.0%}" if own and it["pattern"] != "full" else "–"
+    build = f"{result['build_ms']:.0f} / {result['disk_ms']:.1f}"
+    return f"| {describe(it)} | {result['ms']:.4f} | {rate} | {ratio} | {kept} | {build} | {error:.0e} |"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("binary")
+    parser.add_argument("binary", nargs="?")
     parser.add_argument("--out", default="gpu_bench.json")
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--seconds", type=float, default=600, help="start no further item after this long")
+    parser.add_argument("--flex-seconds", type=float, default=300, help="wait this long for FlexAttention to compile; 0: leave it out")
+    parser.add_argument("--compile-flex", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.compile_flex is not None:
+        return compile_flex(options.compile_flex)
+    if options.binary is None:
+        parser.error("BINARY is missing: the program that `cargo bench --bench gpu --no-run` builds")
 
-    gpu = torch.cuda.get_device_name()
-    record = {"gpu": gpu, "torch": torch.__version__, "ceilings": ceilings(), "clock_before": clock(), "items": []}
-    print(json.dumps(record["ceilings"]), gpu, record["clock_before"], flush=True)
-    missing = set()
-    ours = Ours(options.binary)
-    for it in items(options.quick):
-        result = ours.time(it)
-        result["peers"] = {}
-        for name, run in peers_of(it).items():
-            if name in missing:
-                continue
-            try:
-                result["peers"][name] = run(it)
-            except ImportError as error:
-                missing.add(name)
-                print(f"no {name}: {error}", file=sys.stderr)
-            except Exception as error:  # a peer that cannot run a shape is a fact of the table, not a failure of ours
-                result["peers"][name] = None
-                print(f"{name} on {describe(it)}: {str(error).splitlines()[0][:120]}", file=sys.stderr)
-            torch.cuda.empty_cache()
-        record["items"].append({"wanted": it, **result})
-        print_line(it, result, record["ceilings"])
+    began = time.monotonic()
+    record = {
+        "gpu": torch.cuda.get_device_name(),
+        "driver": smi("driver_version"),
+        "torch": torch.__version__,
+        "not_installed": [name for name in ("flash_attn_interface", "flashinfer") if importlib.util.find_spec(name) is None],
+        "clock_before": smi("clocks.sm,power.draw,temperature.gpu"),
+        "ceilings": ceilings(),
+        "items": [],
+    }
+    torch.cuda.empty_cache()
+    print(json.dumps(record), flush=True)
+    print("| work | ms | rate | share | peer / ours | kept | built, from disk, ms | error |\n|---|---|---|---|---|---|---|---|")
+    ours, dense = Ours(options.binary), {}
+
+    def measure(it, peers):
+        if time.monotonic() - began > options.seconds:
+            record["items"].append({"wanted": it, "skipped": True})
+            return
+        try:
+            result = run_item(ours, it, peers)
+        except RuntimeError as error:
+            result = {"error": str(error).strip().splitlines()[0][:200]}
+        if it["pattern"] == "full" and "tflops" in result and it["heads"] == it["kv_heads"]:
+            dense.setdefault(dense_twin(it), result["tflops"])
+        record["items"].append({"wanted": it, "at_s": time.monotonic() - began, **result})
+        print(row(it, result, record["ceilings"], dense), flush=True)
+        for name, why in result.get("failed", {}).items():
+            print(f"{name} on {describe(it)}: {why}", file=sys.stderr, flush=True)
         with open(options.out, "w") as file:
             json.dump(record, file, indent=1)
+
+    for it, peers in items():
+        measure(it, [name for name in peers if name != "flex"])
+    for it in flex_items_as_compiled(options.flex_seconds):
+        measure(it, ["flex"])
     ours.close()
-    record["clock_after"] = clock()
+    record["clock_after"] = smi("clocks.sm,power.draw,temperature.gpu")
     with open(options.out, "w") as file:
         json.dump(record, file, indent=1)
-
-
-def print_line(it, result, limits):
-    if "error" in result:
-        print(f"{describe(it)}  ERROR {result['error']}", flush=True)
-        return
-    peers = {name: ms for name, ms in result["peers"].items() if ms}
-    best = min(peers.values(), default=None)
-    ratio = f"  best peer {best:.3f} ms = x{best / result['ms']:.2f} ({min(peers, key=peers.get)})" if best else ""
-    if it["pass"].startswith("decode"):
-        share = result["kv_gbps"] / limits["copy_gbps"]
-        rate = f"{result['kv_gbps']:7.0f} GB/s {share:5.0%} of copy, {result['kv_bytes'] / 1e6:.0f} MB, splits {result['splits']}"
-    else:
-        share = result["tflops"] / limits["matmul_tflops"]
-        worst = max((e for name, e in (result["check"] or {}).items()), default=0.0)
-        rate = f"{result['tflops']:7.0f} TFLOP/s {share:5.0%} of matmul, worst sampled error {worst:.1e}"
-    print(f"{describe(it)}  {result['ms']:8.3f} ms  {rate}{ratio}", flush=True)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,9 @@ pub struct Item {
     pub head_dim: usize,
     #[serde(default = "bf16")]
     pub dtype: String,
+    /// Whose kernels, such as `sm_90` for those of the plainer family; by default the best that the GPU runs.
+    #[serde(default)]
+    pub target: Option<String>,
     #[serde(default = "twenty")]
     pub repeats: usize,
 }

@@ -31,7 +31,13 @@ const STEPS_IN_GRAPH: usize = 20;
 /// The steps of a graph take turns with as many caches as hold this, so that none finds its keys in the L2 cache.
 const CACHES_BYTES: usize = 512 << 20;
 
-pub fn run(device: &Device, kernels: &Kernels, item: &Item) -> Outcome<Value> {
+/// Checks and times an item, and hands the result to `done`; times it again as long as that returns true.
+pub fn run(
+    device: &Device,
+    kernels: &Kernels,
+    item: &Item,
+    mut done: impl FnMut(Value) -> bool,
+) -> Outcome<()> {
     let pattern = if PRESETS.contains(&item.pattern.as_str()) {
         Pattern::preset(&item.pattern)?
     } else {
@@ -41,7 +47,7 @@ pub fn run(device: &Device, kernels: &Kernels, item: &Item) -> Outcome<Value> {
     let dtype = if item.dtype == "fp16" { Dtype::Fp16 } else { Dtype::Bf16 };
     let shape = Shape::plain(item.head_dim as u32, dtype);
     let options = GpuOptions {
-        target: None,
+        target: item.target.as_deref().map(str::parse).transpose()?,
         backward: item.pass.is_backward(),
         deterministic: item.pass == Pass::BackwardDeterministic,
         decode: item.pass.is_decode(),
@@ -58,8 +64,12 @@ pub fn run(device: &Device, kernels: &Kernels, item: &Item) -> Outcome<Value> {
     bench.submit()?;
     bench.attention.stream().synchronize()?;
     let check = bench.check()?;
-    let times = bench.time(item.repeats)?;
-    Ok(bench.report(&times, [build_ms, disk_ms], check))
+    loop {
+        let times = bench.time(item.repeats)?;
+        if !done(bench.report(&times, [build_ms, disk_ms], &check)) {
+            return Ok(());
+        }
+    }
 }
 
 /// Where kernels come from.
@@ -265,7 +275,7 @@ impl<'a> Bench<'a> {
         Ok(json!(errors))
     }
 
-    fn report(&self, times: &[f64], [build_ms, disk_ms]: [f64; 2], check: Value) -> Value {
+    fn report(&self, times: &[f64], [build_ms, disk_ms]: [f64; 2], check: &Value) -> Value {
         let item = self.item;
         let ms = times[times.len() / 2];
         let group = (item.heads / item.kv_heads) as f64;
