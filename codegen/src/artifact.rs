@@ -129,6 +129,9 @@ pub struct KernelEntry {
     pub name: String,
     /// To be launched only when there are sink logits.
     pub needs_sink_logit: bool,
+    /// May be launched while the kernels before it in the stream still run (the launch attribute
+    /// `PROGRAMMATIC_STREAM_SERIALIZATION`): it waits for them itself. For architectures from 9.0 on.
+    pub starts_early: bool,
     /// Arguments in order.
     pub arguments: Vec<Argument>,
     /// What each grid axis counts.
@@ -267,6 +270,7 @@ fn kernel_entries(spec: &KernelSpec, report: &PtxasReport) -> Vec<KernelEntry> {
     let describe = |entry: &Entry| KernelEntry {
         name: entry.name.to_owned(),
         needs_sink_logit: entry.needs_sink_logit,
+        starts_early: entry.starts_early && spec.target.compute_capability() >= (9, 0),
         arguments: arguments(entry, schedule),
         grid: entry.grid,
         grid_rule: entry.grid.map(|axis| axis.rule(schedule)),

@@ -17,6 +17,8 @@
 // fewer tiles than splits has as many shares as tiles; the blocks beyond return. All of this follows from what device memory
 // says at launch (lengths, query offset), so a captured launch serves while the query moves through the cache.
 //
+// Between small kernels the start of one costs about as much as its work: this one starts early, and lets the next one.
+//
 // A compact cache (p.slot_key not null): keys are slots in [0, key_len), in any order; slot_key[g * total_k + k_begin + slot] is
 // the key's index or -1. Every slot is a candidate.
 //
@@ -220,6 +222,8 @@ LG_DEVICE void merge_shares(const Params& p, MergeSpace& space, const Sequence& 
 
 extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_decode(const __grid_constant__ lg::Params p) {
     using namespace lg;
+    let_successor_start();
+    wait_for_predecessor();
     const int split = blockIdx.x, g = blockIdx.y, b = blockIdx.z;
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
     const int group = p.heads / p.kv_heads;

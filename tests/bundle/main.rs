@@ -15,6 +15,7 @@ fn entry(name: &str, grid: [GridAxis; 3], arguments: Vec<Argument>) -> KernelEnt
     KernelEntry {
         name: name.into(),
         needs_sink_logit: name.ends_with("d_sink"),
+        starts_early: false,
         arguments,
         grid,
         grid_rule: ["x".into(), "y".into(), "z".into()],

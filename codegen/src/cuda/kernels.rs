@@ -32,6 +32,8 @@ pub struct Entry {
     pub uses_smem: bool,
     /// Launched only when there are sink logits.
     pub needs_sink_logit: bool,
+    /// Waits itself for the kernels before it (`wait_for_predecessor`), so that it may be launched while they run.
+    pub starts_early: bool,
 }
 
 /// What one axis of the grid counts.
@@ -142,7 +144,7 @@ const KEY_TILES: [GridAxis; 3] = [GridAxis::KeyTiles, GridAxis::KvHeads, GridAxi
 
 /// A kernel with neither dynamic shared memory nor further arguments.
 const fn small(name: &'static str, grid: [GridAxis; 3]) -> Entry {
-    Entry { name, grid, extra: &[], uses_smem: false, needs_sink_logit: false }
+    Entry { name, grid, extra: &[], uses_smem: false, needs_sink_logit: false, starts_early: false }
 }
 
 /// A kernel with dynamic shared memory.
@@ -221,5 +223,8 @@ const CONVERT_DQ: Template = Template {
 const DECODE: Template = Template {
     file: "decode.cu",
     smem_constant: Some("kDecodeSmemBytes"),
-    entries: &[tiled("attention_decode", [GridAxis::Splits, GridAxis::KvHeads, GridAxis::Batch])],
+    entries: &[Entry {
+        starts_early: true,
+        ..tiled("attention_decode", [GridAxis::Splits, GridAxis::KvHeads, GridAxis::Batch])
+    }],
 };

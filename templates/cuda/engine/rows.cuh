@@ -55,24 +55,6 @@ LG_DEVICE float block_max(float x) {
     return x;
 }
 
-// ---- neighbours in a stream (compute capability 9.0) -----------------------------------------------------------------
-//
-// A kernel launched early starts while the one before it still runs, once all blocks of that one have said so. What it does
-// before it waits overlaps with the end of that one.
-
-LG_DEVICE void let_successor_start() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;");
-#endif
-}
-
-// Returns when everything before this kernel in the stream is done and visible.
-LG_DEVICE void wait_for_predecessor() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
 LG_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
 
 }  // namespace lg

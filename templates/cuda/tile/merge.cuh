@@ -59,7 +59,7 @@ LG_DEVICE float merge_row(float* weights, const float* lse, const float* o, int 
     const float total = merge_weights(weights, lse, parts, extra);
     for (int column = threadIdx.x % kWarpSize * 4; column < kColumns; column += kWarpSize * 4) {
         float4 sum = {};
-#pragma unroll 8
+#pragma unroll 16
         for (int part = 0; part < parts; ++part) {
             const float4 x = *reinterpret_cast<const float4*>(o + part * stride + column);
             const float weight = weights[part];
