@@ -53,19 +53,31 @@ LG_DEVICE float merge_weights(float* weights, const float* lse, int parts, float
 
 // Merges the parts of one row, by one warp: part n has the log-sum-exp lse[n] and the kColumns outputs from o + n * stride on.
 // `weights` is shared memory for one float a part, this warp's own. Calls store(column, value) for every fourth column, with
-// four values, and returns the merged log-sum-exp.
+// four values, and returns the merged log-sum-exp. The outputs are on their way, kAhead parts at a time, while the weights are
+// found: where few keys are left to a row, this is the time of two trips to memory against three.
 template <int kColumns, class Store>
 LG_DEVICE float merge_row(float* weights, const float* lse, const float* o, int stride, int parts, float extra, Store store) {
-    const float total = merge_weights(weights, lse, parts, extra);
-    for (int column = threadIdx.x % kWarpSize * 4; column < kColumns; column += kWarpSize * 4) {
+    constexpr int kAhead = 16;
+    float total = 0.0f;
+    for (int first = 0; first < kColumns; first += kWarpSize * 4) {
+        const int column = first + threadIdx.x % kWarpSize * 4;
+        const bool exists = column < kColumns;
         float4 sum = {};
-#pragma unroll 16
-        for (int part = 0; part < parts; ++part) {
-            const float4 x = *reinterpret_cast<const float4*>(o + part * stride + column);
-            const float weight = weights[part];
-            sum = {sum.x + weight * x.x, sum.y + weight * x.y, sum.z + weight * x.z, sum.w + weight * x.w};
+        for (int begin = 0; begin < parts; begin += kAhead) {
+            float4 x[kAhead] = {};
+#pragma unroll
+            for (int n = 0; n < kAhead; ++n) {
+                const int part = begin + n;
+                if (exists && part < parts) x[n] = *reinterpret_cast<const float4*>(o + part * stride + column);
+            }
+            if (first == 0 && begin == 0) total = merge_weights(weights, lse, parts, extra);
+#pragma unroll
+            for (int n = 0; n < kAhead; ++n) {
+                const float weight = begin + n < parts ? weights[begin + n] : 0.0f;
+                sum = {sum.x + weight * x[n].x, sum.y + weight * x[n].y, sum.z + weight * x[n].z, sum.w + weight * x[n].w};
+            }
         }
-        store(column, sum);
+        if (exists) store(column, sum);
     }
     __syncwarp();  // the weights have been read
     return total;
