@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use super::device::DeviceArg;
 use super::kernel_args::NvrtcArgs;
-use super::{CliError, environment, pattern_arg};
+use super::{CliError, environment, pattern_arg, store};
 
 /// Exit code of a process ended by Ctrl-C, as shells give it.
 const INTERRUPTED: i32 = 130;
@@ -124,6 +124,7 @@ pub fn load(path: &Path, pattern: Option<&str>, place: &Place) -> Result<Loaded,
     let pattern = pattern_of(pattern, &directory, &config)?;
     let tokenizer = Tokenizer::load(&directory, config.vocabulary).map_err(CliError::failure)?;
     let model = Llama::new(config, &pattern).map_err(CliError::failure)?;
+    model.use_tuned(&store::open());
     let weights = match place.device {
         DeviceArg::Cpu => Weights::Cpu(weights(&directory, model.config())?),
         DeviceArg::Cuda => {

@@ -26,7 +26,7 @@ use request::{Request, Search};
 const NOTES: &str = "\
 Each candidate is checked against the f64 oracle, then timed on the pattern itself; repeats of all candidates take turns, and
 the slower half leaves after each round. What was measured is kept: Ctrl-C ends with the best so far, and the same
-command goes on from there. `lgc run`, training and generation take the result without being told; --explain shows the
+command goes on from there. `lgc run`, `generate` and `eval` take the result without being told; --explain shows the
 candidates and why others were left out, and measures nothing.
 
 Examples:

@@ -53,12 +53,17 @@ type Known = ((PassGroup, u64, u64, usize, usize), Blocking);
 #[derive(Debug, Default)]
 pub struct Blockings {
     pub fixed: Option<Blocking>,
-    pub tuned: Vec<TunedBlocking>,
+    tuned: Mutex<Vec<TunedBlocking>>,
     /// What the model said for problems already seen.
     known: Mutex<Vec<Known>>,
 }
 
 impl Blockings {
+    /// Takes these in place of any before.
+    pub fn set_tuned(&self, tuned: Vec<TunedBlocking>) {
+        *self.tuned.lock().unwrap_or_else(PoisonError::into_inner) = tuned;
+    }
+
     /// The choice for a call.
     pub fn choose(
         &self,
@@ -74,9 +79,11 @@ impl Blockings {
         let wanted = length_bucket(keys).ilog2();
         let fits = |tuned: &&TunedBlocking| tuned.pass == pass && tuned.dtype == dtype;
         let nearest = |tuned: &&TunedBlocking| tuned.bucket.max(1).ilog2().abs_diff(wanted);
-        if let Some(tuned) = self.tuned.iter().filter(fits).min_by_key(nearest) {
+        let tuned = self.tuned.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tuned) = tuned.iter().filter(fits).min_by_key(nearest) {
             return (tuned.blocking, ChosenBy::Tuner);
         }
+        drop(tuned);
         (self.guess(machine, programs, problem, pass), ChosenBy::Model)
     }
 

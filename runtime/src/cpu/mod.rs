@@ -192,8 +192,13 @@ impl CpuAttention {
     }
 
     /// Takes these blockings where they fit a call best; [`crate::tune::tuned_blockings`] reads them from a store.
-    pub fn use_tuned(&mut self, tuned: Vec<TunedBlocking>) {
-        self.blockings.tuned = tuned;
+    pub fn use_tuned(&self, tuned: Vec<TunedBlocking>) {
+        self.blockings.set_tuned(tuned);
+    }
+
+    /// Worker threads of a call.
+    pub fn threads(&self) -> usize {
+        self.pool.as_ref().map_or_else(rayon::current_num_threads, |pool| pool.current_num_threads())
     }
 
     /// The blocking that a call takes, and who chose it.
@@ -352,10 +357,6 @@ impl CpuAttention {
             None => ScoreScale { factor: problem.scale() * LOG2_E, softcap2: 0.0 },
             Some(cap) => ScoreScale { factor: problem.scale() / cap, softcap2: cap * LOG2_E },
         }
-    }
-
-    pub(crate) fn threads(&self) -> usize {
-        self.pool.as_ref().map_or_else(rayon::current_num_threads, |pool| pool.current_num_threads())
     }
 
     fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {

@@ -12,6 +12,7 @@ use crate::ops::linear::{LinearShape, linear_forward};
 use crate::ops::rmsnorm::{rmsnorm_backward, rmsnorm_forward};
 use crate::ops::rope::RopeAngles;
 use crate::problem::HeadShape;
+use crate::store::Store;
 
 use super::block::{Activations, Context, Sight};
 use super::{Batch, LlamaConfig, ModelError, ParamTable, Params};
@@ -70,6 +71,12 @@ impl Llama {
             });
         }
         Ok(Llama { config, attention })
+    }
+
+    /// Takes what was tuned for the masks of its layers on this CPU. Results change in their last bits, so a training that is to
+    /// be resumed to the bit does not.
+    pub fn use_tuned(&self, store: &Store) {
+        self.attention.iter().for_each(|attention| attention.use_tuned(store));
     }
 
     /// The shape.

@@ -7,7 +7,9 @@ use rayon::prelude::*;
 use super::gemm::dot;
 use crate::cpu::{CpuAttention, CpuAttentionError, CpuGradientInputs, CpuInputs};
 use crate::problem::{AttentionProblem, DType, HeadShape, ProblemError, Sequences};
+use crate::store::Store;
 use crate::tensor::{Elements, HostTensor, TensorShape, TensorView};
+use crate::tune::tuned_blockings;
 
 /// The attention of one layer.
 #[derive(Debug)]
@@ -67,6 +69,12 @@ impl Attention {
         let attention = Attention { programs: Programs::new(&ir), kernel, ir, layouts, shape, softcap };
         attention.problem(Sequences::single(0)?)?;
         Ok(attention)
+    }
+
+    /// Takes what was tuned for this mask on this machine. Other tiles sum in another order: results change in their last bits.
+    pub fn use_tuned(&self, store: &Store) {
+        let (head_dim, kernel) = (self.shape.head_dim() as u32, &self.kernel);
+        kernel.use_tuned(tuned_blockings(store, &self.ir, head_dim, kernel.isa(), kernel.threads()));
     }
 
     /// The mask.

@@ -21,8 +21,8 @@ const OF_PATTERN: [&str; 6] =
 /// Words, numbers and source of the kernels of the pass.
 pub fn explain(explained: &Explained<'_>, out: &mut dyn Write) -> Result<(), CliError> {
     let (args, shape, ir) = (explained.args, explained.shape, &explained.subject.ir);
-    let mut attention = CpuAttention::new(ir, shape.head_dim()).map_err(CliError::failure)?;
-    let threads = rayon::current_num_threads();
+    let attention = CpuAttention::new(ir, shape.head_dim()).map_err(CliError::failure)?;
+    let threads = attention.threads();
     let head_dim = shape.head_dim() as u32;
     attention.use_tuned(tuned_blockings(&store::open(), ir, head_dim, attention.isa(), threads));
     let tokens = args.length as usize;

@@ -16,13 +16,13 @@ use crate::cli::{CliError, store};
 pub fn run(subject: &Subject, input: &Input, backward: bool) -> Result<Results, CliError> {
     let problem = &input.problem;
     let head_dim = problem.shape.head_dim();
-    let mut attention = CpuAttention::new(&subject.ir, head_dim).map_err(CliError::failure)?;
+    let attention = CpuAttention::new(&subject.ir, head_dim).map_err(CliError::failure)?;
     attention.use_tuned(tuned_blockings(
         &store::open(),
         &subject.ir,
         head_dim as u32,
         attention.isa(),
-        rayon::current_num_threads(),
+        attention.threads(),
     ));
     let inputs = CpuInputs {
         q: input.q.view(),
