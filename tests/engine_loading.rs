@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use longgen_runtime::model::{
-    LlamaConfig, ModelError, Params, SINGLE_FILE, Tokenizer, load_weights, save_model,
+    LlamaConfig, ModelError, Params, SHARD_BYTES, SINGLE_FILE, Tokenizer, load_weights, save_model,
 };
 use longgen_runtime::problem::DType;
 use tempfile::TempDir;
@@ -18,7 +18,7 @@ fn config() -> LlamaConfig {
 
 fn saved(dtype: DType) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    save_model(folder.path(), &config(), &Params::random(&config(), 1), dtype).unwrap();
+    save_model(folder.path(), &config(), &Params::random(&config(), 1), dtype, SHARD_BYTES).unwrap();
     folder
 }
 
@@ -45,6 +45,27 @@ fn every_type_of_file_loads_and_progress_ends_at_all() {
         let loaded = load_weights(folder.path(), &config(), &mut |done, all| last = (done, all)).unwrap();
         assert_eq!(last.0, last.1);
         assert!(loaded.data().iter().zip(exact.data()).all(|(l, e)| (l - e).abs() <= unit * e.abs() + 1e-7));
+    }
+}
+
+#[test]
+fn a_model_saved_in_shards_is_the_same_model() {
+    let weights = Params::random(&config(), 1);
+    let largest = weights.table().entries().iter().map(|entry| 4 * entry.range().len()).max().unwrap();
+    for limit in [1, largest, 2 * largest] {
+        let folder = tempfile::tempdir().unwrap();
+        save_model(folder.path(), &config(), &weights, DType::F32, limit).unwrap();
+        assert!(!folder.path().join(SINGLE_FILE).exists());
+        let mut files: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap()).collect();
+        files.retain(|file| file.path().extension().is_some_and(|extension| extension == "safetensors"));
+        assert!(files.len() > 1);
+        // A header lists names and shapes: far below 64 KiB here.
+        assert!(
+            files
+                .iter()
+                .all(|file| file.metadata().unwrap().len() <= (limit.max(largest) + (64 << 10)) as u64)
+        );
+        assert_eq!(load(folder.path(), &config()).unwrap(), weights);
     }
 }
 

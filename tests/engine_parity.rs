@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use longgen_runtime::model::{
-    Batch, Chunk, KvCache, Llama, LlamaConfig, Params, Recompute, load_weights, save_model,
+    Batch, Chunk, KvCache, Llama, LlamaConfig, Params, Recompute, SHARD_BYTES, load_weights, save_model,
 };
 use longgen_runtime::problem::DType;
 use longgen_runtime::train::{Optimizer, OptimizerConfig};
@@ -165,7 +165,7 @@ fn two_hundred_greedy_tokens_through_the_cache() {
 fn a_saved_model_is_the_same_model() {
     for case in cases() {
         let folder = tempfile::tempdir().unwrap();
-        save_model(folder.path(), case.model.config(), &case.weights, DType::F32).unwrap();
+        save_model(folder.path(), case.model.config(), &case.weights, DType::F32, SHARD_BYTES).unwrap();
         let config = LlamaConfig::read(&folder.path().join("config.json")).unwrap();
         let weights = load_weights(folder.path(), &config, &mut |_, _| ()).unwrap();
         assert_eq!(weights, case.weights);

@@ -15,7 +15,7 @@ use super::{LlamaConfig, ModelError, Params};
 
 /// The file of an unsharded model.
 pub const SINGLE_FILE: &str = "model.safetensors";
-const INDEX_FILE: &str = "model.safetensors.index.json";
+pub(super) const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// The numbers of one tensor in a file.
 #[derive(Clone, Copy, Debug)]

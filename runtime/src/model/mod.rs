@@ -31,5 +31,5 @@ pub(crate) use memory::check_memory;
 pub use params::{Layer, ParamEntry, ParamTable, Params};
 pub use rope_scaling::{Rope, RopeScaling};
 pub(crate) use save::sync;
-pub use save::{save_model, save_params};
+pub use save::{SHARD_BYTES, save_model, save_params};
 pub use tokenizer::{BYTES_SEPARATOR, TOKENIZER_FILE, TextStream, Tokenizer};

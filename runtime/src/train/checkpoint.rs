@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{LlamaConfig, Params, TOKENIZER_FILE, load_weights, save_model, save_params, sync};
+use crate::model::{
+    LlamaConfig, Params, SHARD_BYTES, TOKENIZER_FILE, load_weights, save_model, save_params, sync,
+};
 use crate::problem::DType;
 
 use super::{Optimizer, TrainError, TrainSettings};
@@ -99,7 +101,7 @@ fn write(
     optimizer: &Optimizer,
 ) -> Result<(), TrainError> {
     fs::create_dir_all(partial).map_err(TrainError::io(partial))?;
-    save_model(partial, files.config, weights, state.settings.optimizer.weights)?;
+    save_model(partial, files.config, weights, state.settings.optimizer.weights, SHARD_BYTES)?;
     let sets = [("master.", &optimizer.masters), ("mean.", &optimizer.mean), ("square.", &optimizer.square)];
     save_params(&partial.join(OPTIMIZER_FILE), &sets, DType::F32)?;
     put(&partial.join(PATTERN_FILE), files.pattern.as_bytes())?;
