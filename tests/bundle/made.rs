@@ -6,9 +6,9 @@ use std::process::Command;
 use std::sync::Arc;
 
 use longgen_codegen::bundle::{Bundle, C_HEADER};
-use longgen_codegen::cuda::fetch;
 use longgen_codegen::cuda::locate::ToolSearch;
 use longgen_codegen::cuda::source::GENERATOR;
+use longgen_codegen::cuda::{engine, fetch};
 use longgen_codegen::ir::MaskIr;
 use longgen_codegen::pattern::Pattern;
 use longgen_codegen::spec::{Dtype, KernelSpec, Pass, PatternCode, Shape};
@@ -203,9 +203,13 @@ fn a_cache_without_nvrtc_serves_kernels_of_any_version() {
     };
     let with = KernelCache::new(cuda::search(), store.clone());
     let kernel = with.get(&spec(10)).unwrap();
+    let operation = engine::source(engine::OPERATIONS[0]).unwrap();
+    let sm_80: Target = "sm_80".parse().unwrap();
+    let cubin = with.cubin(&operation, sm_80).unwrap();
     let missing = ToolSearch { option: Some("/nonexistent/nvrtc".into()), ..ToolSearch::default() };
     let without = KernelCache::new(missing, store);
     assert_eq!(without.get(&spec(10)).unwrap(), kernel);
+    assert_eq!(without.cubin(&operation, sm_80).unwrap(), cubin);
     let error = without.get(&spec(11)).unwrap_err().to_string();
     assert!(error.contains("/nonexistent/nvrtc"), "{error}");
 }

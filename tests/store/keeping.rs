@@ -52,6 +52,7 @@ fn operations_are_kept_beside_attention() {
     open_quietly(&file).put_operation(&key(1), &about, b"an image");
     let store = open_quietly(&file);
     assert_eq!(store.operation(&key(1)).as_deref(), Some(&b"an image"[..]));
+    assert_eq!(store.operation_of_any_compiler(&key(1).source).as_deref(), Some(&b"an image"[..]));
     assert_eq!(store.kernel(&key(1)), None, "it is no attention");
     assert_eq!(store.kernels()[0].about, KernelAbout::Operation(about));
     let exported = folder.path().join("export.db");

@@ -165,16 +165,16 @@ impl KernelCache {
         let kept = self.nvrtc_version().ok().and_then(|nvrtc| self.store.operation(&key(nvrtc)));
         let cubin = match kept {
             Some(cubin) => cubin,
-            None => {
-                let nvrtc = self.nvrtc()?;
-                let compiled = nvrtc.compile(&source.text, &source.name, &options)?;
-                let refused = |refusal| BuildError::Refused { name: source.name.clone(), refusal };
-                compiled.report.check().map_err(refused)?;
-                let (name, target) = (source.name.clone(), target.to_string());
-                let about = Operation { name, target, generator: GENERATOR.to_owned() };
-                self.store.put_operation(&key(nvrtc.version_text()), &about, &compiled.cubin);
-                compiled.cubin
-            }
+            None => match self.nvrtc() {
+                Ok(nvrtc) => {
+                    let cubin = compile_operation(nvrtc, source, &options)?;
+                    let (name, target) = (source.name.clone(), target.to_string());
+                    let about = Operation { name, target, generator: GENERATOR.to_owned() };
+                    self.store.put_operation(&key(nvrtc.version_text()), &about, &cubin);
+                    cubin
+                }
+                Err(error) => self.store.operation_of_any_compiler(&hash).ok_or(error)?,
+            },
         };
         let cubin = Arc::new(cubin);
         self.cubins.lock().unwrap_or_else(PoisonError::into_inner).insert(hash, cubin.clone());
@@ -247,4 +247,15 @@ impl KernelCache {
         // Only insertions and look-ups happen under the lock: a panic elsewhere cannot leave the map half-changed.
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn compile_operation(
+    nvrtc: &Nvrtc,
+    source: &CudaSource,
+    options: &CompileOptions,
+) -> Result<Vec<u8>, BuildError> {
+    let compiled = nvrtc.compile(&source.text, &source.name, options)?;
+    let refused = |refusal| BuildError::Refused { name: source.name.clone(), refusal };
+    compiled.report.check().map_err(refused)?;
+    Ok(compiled.cubin)
 }

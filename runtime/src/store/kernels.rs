@@ -144,8 +144,17 @@ impl Store {
 
     /// The latest kernel made of this source by any version of NVRTC.
     pub fn kernel_of_any_compiler(&self, source: &str) -> Option<CompiledKernel> {
+        self.of_source(source)?.decode()
+    }
+
+    /// The latest image of an operation made of this source by any version of NVRTC.
+    pub fn operation_of_any_compiler(&self, source: &str) -> Option<Vec<u8>> {
+        Some(self.of_source(source)?.image)
+    }
+
+    fn of_source(&self, source: &str) -> Option<RawKernel> {
         let sql = format!("SELECT {COLUMNS} WHERE source = ?1 ORDER BY made DESC LIMIT 1");
-        self.whole(&sql, &[source])?.decode()
+        self.whole(&sql, &[source])
     }
 
     /// A row, if it matches its checksum; one that does not is removed.

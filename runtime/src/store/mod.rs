@@ -14,16 +14,16 @@
 mod connect;
 mod exchange;
 mod kernels;
-mod list;
 mod notice;
+mod prune;
 mod repair;
 mod schema;
 mod tuned;
 
 pub use exchange::{ExchangeError, Transferred};
 pub use kernels::{KernelAbout, KernelKey, KernelRow, Operation};
-pub use list::{Prune, Pruned};
 pub use notice::StoreNotice;
+pub use prune::{Prune, Pruned};
 pub use tuned::{
     Provenance, Trial, TrialOutcome, TuneKey, TuneProblem, TunedChoice, TunedRow, length_bucket,
 };

@@ -33,7 +33,7 @@ impl Store {
     pub fn prune(&self, what: &Prune) -> Pruned {
         self.write(|connection| {
             let pruned = match what {
-                Prune::All => delete(connection, "?1 = ?1", "?1 = ?1", &0)?,
+                Prune::All => delete(connection, "made >= ?1", "made >= ?1", &i64::MIN)?,
                 Prune::OlderThan(age) => {
                     let limit = now().saturating_sub(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
                     delete(connection, "made < ?1", "made < ?1", &limit)?
