@@ -2,6 +2,7 @@
 //!
 //! In order, each using only what stands before it: [`store`] (what is kept between runs), [`problem`], [`tensor`],
 //! [`oracle`] (attention and its meaning), [`ops`] (operations, forward and backward), [`model`] (Llama), [`train`].
+//! On a GPU [`gpu_ops`] and [`blas`] stand beside the operations, and [`gpu_model`] beside the model.
 
 pub mod blas;
 pub mod cpu;
