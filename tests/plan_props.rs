@@ -4,8 +4,8 @@
 mod common;
 
 use common::patterns::pattern;
-use longgen_codegen::analysis::{KvLayout, Liveness, empty_rows, tile_pairs, visible_pairs};
-use longgen_codegen::ir::MaskIr;
+use longgen_codegen::analysis::{KvLayout, Liveness, empty_rows, far_pieces, tile_pairs, visible_pairs};
+use longgen_codegen::ir::{MaskIr, Programs};
 use longgen_codegen::pattern::Pattern;
 use longgen_codegen::plan::{Extent, TileKind, TilePlan, TileShape};
 use proptest::prelude::*;
@@ -130,6 +130,19 @@ proptest! {
         let tiles: usize = (0..extent.query_tiles(shape)).map(|m| plan.key_tiles(g, extent, m).count()).sum();
         let area = u128::from(shape.queries) * u128::from(shape.keys);
         prop_assert_eq!(tile_pairs(&ir, &plan, g, tokens), tiles as u128 * area, "{}", ir);
+    }
+
+    /// Far pieces are those of which a query beyond every window still sees a key; none when every piece is one.
+    #[test]
+    fn far_pieces_are_exact(pattern in pattern(), g in 0u32..4, keys in 0u32..3000) {
+        let ir = lower(&pattern)?;
+        prop_assume!(ir.is_closed_form());
+        // A multiple of every block and stride of these patterns, so that shifted patterns stand as they do at 0.
+        let far_query = 1 << 30;
+        let sees = |j: u32| pattern.sees(None, g, far_query, j);
+        let pieces = (0..keys.div_ceil(64)).filter(|n| (n * 64..keys.min(n * 64 + 64)).any(sees)).count();
+        let expected = if (0..keys).all(sees) { 0 } else { pieces as u32 };
+        prop_assert_eq!(far_pieces(&ir, &Programs::new(&ir), g, keys, 64), expected, "{}", ir);
     }
 
     /// Kept keys are those that the last query or a later one sees; a monotone mask never sees a key again.

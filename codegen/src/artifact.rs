@@ -287,7 +287,6 @@ fn arguments(entry: &Entry, schedule: &Schedule) -> Vec<Argument> {
         Extra::Map { tensor, rows } => {
             let tokens = match rows {
                 MapRows::TileM => schedule.tile_m,
-                MapRows::TileN => schedule.tile_n,
                 MapRows::Piece => PIECE_KEYS,
             };
             Argument::TensorMap { tensor, box_extent: [MAP_COLUMNS, 1, tokens] }

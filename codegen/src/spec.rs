@@ -98,6 +98,8 @@ pub enum Pass {
     BackwardDq,
     /// dK, dV and dQ at once, dQ summed in f32 by whichever block comes first.
     BackwardFused,
+    /// The same with every sum taken in one order.
+    BackwardOrdered,
     /// The f32 sums of dQ, scaled and rounded.
     BackwardConvertDq,
     /// O and LSE for one query token per sequence, split over the keys.
@@ -107,16 +109,27 @@ pub enum Pass {
 impl Pass {
     /// Whether it multiplies tiles on the tensor cores, and so is bound to whole warps of rows.
     pub fn is_tiled(self) -> bool {
-        matches!(self, Pass::Forward | Pass::BackwardDkv | Pass::BackwardDq | Pass::BackwardFused)
+        matches!(self, Pass::Forward | Pass::BackwardDkv | Pass::BackwardDq) || self.is_fused()
+    }
+
+    /// Whether it computes dK, dV and dQ in one walk.
+    pub fn is_fused(self) -> bool {
+        matches!(self, Pass::BackwardFused | Pass::BackwardOrdered)
+    }
+
+    /// Whether the split backward does its work where ptxas refuses it.
+    pub fn has_substitute(self) -> bool {
+        self.is_fused() || self == Pass::BackwardConvertDq
     }
 
     /// Every pass, in the order they run.
-    pub const ALL: [Pass; 7] = [
+    pub const ALL: [Pass; 8] = [
         Pass::Forward,
         Pass::BackwardDelta,
         Pass::BackwardDkv,
         Pass::BackwardDq,
         Pass::BackwardFused,
+        Pass::BackwardOrdered,
         Pass::BackwardConvertDq,
         Pass::Decode,
     ];
@@ -127,8 +140,7 @@ impl Pass {
         let hopper = family == Family::Sm90 && matches!(shape.head_dim, 64 | 128);
         match self {
             Pass::Forward => family == Family::Sm80 || hopper,
-            // A softcap's derivative takes more registers than a fused consumer has left.
-            Pass::BackwardFused | Pass::BackwardConvertDq => hopper && !shape.softcap,
+            Pass::BackwardFused | Pass::BackwardOrdered | Pass::BackwardConvertDq => hopper,
             // A warp of the decode kernel holds the output of 16 heads in registers: 256 columns are too many.
             Pass::Decode => family == Family::Sm80 && shape.head_dim <= 192,
             _ => family == Family::Sm80,
@@ -140,20 +152,26 @@ impl Pass {
         if self.exists(target.family(), shape) { target.family() } else { Family::Sm80 }
     }
 
-    /// The passes of a backward, in the order they run. The fused one is quicker and adds dQ in whatever order its
-    /// blocks finish; the split one gives the same bits every time.
-    pub fn backward(target: Target, shape: &Shape, deterministic: bool) -> [Pass; 3] {
-        if Pass::BackwardFused.exists(target.family(), shape) && !deterministic {
-            Pass::BACKWARD_FUSED
-        } else {
-            Pass::BACKWARD_SPLIT
+    /// The passes of a backward, in the order they run. The fused one is quickest and adds dQ in whatever order its
+    /// blocks come; the ordered one and the split one give the same bits every time. A list of tiles does not say
+    /// in which order.
+    pub fn backward(target: Target, shape: &Shape, deterministic: bool, listed: bool) -> [Pass; 3] {
+        let fused = Pass::BackwardFused.exists(target.family(), shape);
+        match (fused, deterministic) {
+            (true, false) => Pass::BACKWARD_FUSED,
+            (true, true) if !listed => Pass::BACKWARD_ORDERED,
+            _ => Pass::BACKWARD_SPLIT,
         }
     }
 
     /// The fused backward.
     pub const BACKWARD_FUSED: [Pass; 3] = [Pass::BackwardDelta, Pass::BackwardFused, Pass::BackwardConvertDq];
 
-    /// The deterministic backward.
+    /// The fused backward with the same bits every time.
+    pub const BACKWARD_ORDERED: [Pass; 3] =
+        [Pass::BackwardDelta, Pass::BackwardOrdered, Pass::BackwardConvertDq];
+
+    /// The backward in two walks, with the same bits every time.
     pub const BACKWARD_SPLIT: [Pass; 3] = [Pass::BackwardDelta, Pass::BackwardDkv, Pass::BackwardDq];
 
     /// `forward`, `backward_delta`, ...
@@ -164,6 +182,7 @@ impl Pass {
             Pass::BackwardDkv => "backward_dkv",
             Pass::BackwardDq => "backward_dq",
             Pass::BackwardFused => "backward_fused",
+            Pass::BackwardOrdered => "backward_ordered",
             Pass::BackwardConvertDq => "backward_convert_dq",
             Pass::Decode => "decode",
         }
@@ -264,6 +283,10 @@ impl KernelSpec {
         shape: Shape,
         pattern: &Arc<PatternCode>,
     ) -> Vec<KernelSpec> {
+        // A list does not say which key tile comes next.
+        if pass == Pass::BackwardOrdered && pattern.listed {
+            return Vec::new();
+        }
         let spec = |schedule| KernelSpec { pass, family, target, shape, schedule, pattern: pattern.clone() };
         candidates(pass, family, &shape, target).into_iter().map(spec).collect()
     }

@@ -31,6 +31,10 @@ typedef struct lgk_params {
     uint64_t d_sink;                                     // [H] float
     uint64_t delta;                                      // [H, total_q] float: workspace of the backward
     uint64_t dq_accum;                                   // float workspace of the fused backward, zeroed by the caller
+    uint64_t dq_turn;                                    // [query tiles, H] int: the same of the ordered backward
+    uint64_t dkv_sums;                                   // fused backward, unless far_pairs is 0: [slots, 2, 64 D] float, zeroed
+    uint64_t dkv_shares;                                 // the same: [slots] int, zeroed
+    uint64_t far_slot;                                   // the same: [B + 1] int: slots of a KV head in earlier sequences
     uint64_t sink_logit;                                 // [H] float, or null
     uint64_t cu_q;                                       // [B + 1] int: first query row of each sequence
     uint64_t cu_k;                                       // [B + 1] int: first key row of each sequence
@@ -58,13 +62,13 @@ typedef struct lgk_params {
     int32_t total_k;
     int32_t splits;                                      // decode: pieces of the keys
     int32_t list_rows;                                   // listed patterns: rows per sequence and KV head
+    int32_t far_pairs;                                   // fused backward: pairs of far pieces, or 0: slower where there are any
     float scale;                                         // softmax scale, above 0
     float softcap;                                       // read only by kernels with softcap
-    uint32_t padding;
 } lgk_params;
 
 // Of the declaration above, from its first brace to its last: another version's kernels may take another struct.
-#define LGK_PARAMS_CRC 0xc2ae25d0u
+#define LGK_PARAMS_CRC 0x2edfc081u
 
 // A part of the file.
 typedef struct lgk_span {
@@ -89,7 +93,8 @@ typedef struct lgk_header {
 enum { LGK_VERSION = 1 };
 enum { LGK_PARAMS = 0, LGK_TENSOR_MAP = 1, LGK_WORK_COUNTER = 2 };  // kinds of arguments
 enum { LGK_Q = 0, LGK_K = 1, LGK_V = 2, LGK_DO = 3 };                // tensors of maps
-enum { LGK_ONE = 0, LGK_QUERY_TILES, LGK_KEY_TILES, LGK_QUERY_WORK, LGK_HEADS, LGK_KV_HEADS, LGK_BATCH, LGK_SPLITS };
+enum { LGK_ONE = 0, LGK_QUERY_TILES, LGK_KEY_TILES, LGK_QUERY_WORK, LGK_HEADS, LGK_KV_HEADS, LGK_BATCH, LGK_SPLITS,
+       LGK_KEY_WORK };
 
 typedef struct lgk_argument {
     uint32_t kind;
@@ -124,7 +129,7 @@ typedef struct lgk_kernel {
     lgk_span image, manifest;
 } lgk_kernel;
 
-typedef char lgk_params_has_its_size[sizeof(lgk_params) == 360 ? 1 : -1];
+typedef char lgk_params_has_its_size[sizeof(lgk_params) == 392 ? 1 : -1];
 typedef char lgk_header_has_its_size[sizeof(lgk_header) == 88 ? 1 : -1];
 typedef char lgk_kernel_has_its_size[sizeof(lgk_kernel) == 424 ? 1 : -1];
 
@@ -205,11 +210,16 @@ static inline const lgk_kernel* lgk_find(const void* bytes, const char* pattern,
 static inline void lgk_grid(const lgk_kernel* kernel, const lgk_params* p, uint32_t multiprocessors, uint32_t grid[3]) {
     const uint32_t query_tiles = ((uint32_t)p->max_q + kernel->tile_m - 1) / kernel->tile_m;
     const uint64_t work = (uint64_t)query_tiles * (uint32_t)p->heads * (uint32_t)p->batch;
+    const uint32_t key_tiles = ((uint32_t)p->max_k + kernel->tile_n - 1) / kernel->tile_n;
+    const uint32_t parts = p->max_q > 0 ? ((uint32_t)p->max_q + 8191) / 8192 : 1;
+    const uint64_t far = (uint64_t)p->far_pairs * parts * (uint32_t)(p->heads / p->kv_heads);
+    const uint64_t key_work = (far + key_tiles) * (uint32_t)p->kv_heads * (uint32_t)p->batch;
     for (int axis = 0; axis < 3; ++axis) {
         switch (kernel->grid[axis]) {
             case LGK_QUERY_TILES: grid[axis] = query_tiles; break;
-            case LGK_KEY_TILES: grid[axis] = ((uint32_t)p->max_k + kernel->tile_n - 1) / kernel->tile_n; break;
+            case LGK_KEY_TILES: grid[axis] = key_tiles; break;
             case LGK_QUERY_WORK: grid[axis] = work < multiprocessors ? (uint32_t)work : multiprocessors; break;
+            case LGK_KEY_WORK: grid[axis] = key_work < multiprocessors ? (uint32_t)key_work : multiprocessors; break;
             case LGK_HEADS: grid[axis] = (uint32_t)p->heads; break;
             case LGK_KV_HEADS: grid[axis] = (uint32_t)p->kv_heads; break;
             case LGK_BATCH: grid[axis] = (uint32_t)p->batch; break;

@@ -21,7 +21,11 @@ struct Params {
     void* dv;                                            // [total_k, G, D] half
     float* d_sink;                                       // [H]
     float* delta;                                        // [H, total_q]      workspace
-    float* dq_accum;                                     // [total_q, H, D]   workspace of the fused variant
+    float* dq_accum;                                     // [total_q, H, D]   workspace of the fused variants
+    int* dq_turn;                                        // [query tiles, H]   workspace of the ordered variant
+    float* dkv_sums;                                     // [slots, 2, 64 D]  workspace of the fused variant, as is:
+    int* dkv_shares;                                     // [slots]
+    const int* far_slot;                                 // [B + 1]
     const float* sink_logit;                             // [H] or null
     // Sequences: tokens of sequence b are [cu[b], cu[b+1])
     const int* cu_q;                                     // [B + 1]
@@ -53,10 +57,11 @@ struct Params {
     int total_k;
     int splits;
     int list_rows;
+    int far_pairs;
     float scale;                                         // softmax scale, natural base
     float softcap;                                       // read only when kSoftcap
 };
-static_assert(sizeof(Params) == 23 * 8 + 16 * 8 + 11 * 4 + 4, "the host mirror counts on this layout");
+static_assert(sizeof(Params) == 27 * 8 + 16 * 8 + 12 * 4, "the host mirror counts on this layout");
 
 // One sequence of the batch. A query token t of it (0 <= t < q_len) has the index q_offset + t among the keys.
 struct Sequence {

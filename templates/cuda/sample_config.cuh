@@ -30,6 +30,9 @@
 #ifndef LG_SAMPLE_SINK_LOGIT
 #define LG_SAMPLE_SINK_LOGIT false
 #endif
+#ifndef LG_SAMPLE_ORDERED
+#define LG_SAMPLE_ORDERED false
+#endif
 #ifndef LG_SAMPLE_LISTED
 #define LG_SAMPLE_LISTED false
 #endif
@@ -46,6 +49,7 @@ constexpr bool kBf16 = LG_SAMPLE_BF16;              // else fp16
 constexpr bool kSoftcap = LG_SAMPLE_SOFTCAP;        // scores pass through cap * tanh(s / cap)
 constexpr bool kSinkLogit = LG_SAMPLE_SINK_LOGIT;   // one learned logit per head in the denominator
 constexpr bool kListed = LG_SAMPLE_LISTED;          // tiles come from a list, not in closed form
+constexpr bool kOrdered = LG_SAMPLE_ORDERED;        // fused backward: dQ is summed in one order
 
 struct Span {
     int begin, end;

@@ -6,6 +6,7 @@
 pub mod advice;
 mod cost;
 mod coverage;
+mod far;
 mod layout;
 mod liveness;
 pub mod model;
@@ -14,5 +15,6 @@ mod row;
 
 pub use cost::{Cost, CostError, head_twins, sum_over_heads, tile_pairs, visible_pairs};
 pub use coverage::{StrideCoverage, stride_coverage};
+pub use far::far_pieces;
 pub use layout::{KvLayout, StrideRegion};
 pub use liveness::{Liveness, empty_rows};

@@ -35,6 +35,11 @@ impl Periodicity {
 }
 
 impl Periodicity {
+    /// The same in blocks of `tokens`: for a function of the number of the block.
+    pub fn in_blocks(self, tokens: u64) -> Periodicity {
+        Periodicity { start: self.start.div_ceil(tokens), period: lcm(self.period, tokens) / tokens }
+    }
+
     /// How many values [`sum`] looks at to add up `count`.
     pub fn evaluations(self, count: u64) -> u64 {
         count.min(self.start.saturating_add(self.period.saturating_mul(2)))

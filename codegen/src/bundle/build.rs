@@ -38,7 +38,7 @@ impl Bundle {
                 Ok(artifact) => {
                     self.kernels.extend(BundledKernel::of_artifact(label, artifact, !target.is_exact()));
                 }
-                Err(BuildError::Refused { .. }) if Pass::BACKWARD_FUSED.contains(&pass) => {}
+                Err(BuildError::Refused { .. }) if pass.has_substitute() => {}
                 Err(error) => return Err(error),
             }
         }

@@ -170,5 +170,6 @@ fn grid_axis(axis: GridAxis) -> u32 {
         GridAxis::KvHeads => 5,
         GridAxis::Batch => 6,
         GridAxis::Splits => 7,
+        GridAxis::KeyWork => 8,
     }
 }

@@ -29,8 +29,6 @@ macro_rules! params {
         #[derive(Clone, Copy, Debug, Default, PartialEq)]
         pub struct Params {
             $(#[doc = $meaning] pub $name: $ty,)*
-            /// Fills the struct up to its alignment, so that every byte is defined.
-            pub padding: u32,
         }
 
         impl Params {
@@ -61,6 +59,10 @@ params! {
     d_sink: Address, "pointer", "gradient of sink_logit [H], float";
     delta: Address, "pointer", "workspace [H, total_q], float";
     dq_accum: Address, "pointer", "workspace [total_q, H, D], float, of the fused backward; zeroed by the caller";
+    dq_turn: Address, "pointer", "workspace [query tiles, H], int, of the ordered backward; zeroed by the caller";
+    dkv_sums: Address, "pointer", "workspace [slots, 2, 64 D], float, of the fused backward; zeroed by the caller";
+    dkv_shares: Address, "pointer", "workspace [slots], int, of the fused backward; zeroed by the caller";
+    far_slot: Address, "pointer", "fused backward: slots of a KV head in earlier sequences [B + 1], int";
     sink_logit: Address, "pointer", "learned sink logits [H], float, or null";
     cu_q: Address, "pointer", "first query row of each sequence [B + 1], int";
     cu_k: Address, "pointer", "first key row of each sequence [B + 1], int";
@@ -88,6 +90,7 @@ params! {
     total_k: i32, "int32", "keys of all sequences";
     splits: i32, "int32", "decode: pieces of the keys";
     list_rows: i32, "int32", "listed patterns: rows of the list per sequence and KV head";
+    far_pairs: i32, "int32", "fused backward: pairs of far pieces, the most of any sequence and KV head";
     scale: f32, "float32", "softmax scale";
     softcap: f32, "float32", "cap of the scores; read only by kernels with softcap";
 }
@@ -126,8 +129,8 @@ mod tests {
             assert_eq!(field.offset, expected, "{}", field.name);
             expected += if matches!(field.kind.as_str(), "pointer" | "int64") { 8 } else { 4 };
         }
-        assert_eq!(std::mem::size_of::<Params>(), expected + 4);
+        assert_eq!(std::mem::size_of::<Params>(), expected);
         // The static assertion of params.cuh.
-        assert_eq!(std::mem::size_of::<Params>(), 23 * 8 + 16 * 8 + 11 * 4 + 4);
+        assert_eq!(std::mem::size_of::<Params>(), 27 * 8 + 16 * 8 + 12 * 4);
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::schedule::smem_bytes;
-use crate::spec::{Dtype, KernelSpec};
+use crate::spec::{Dtype, KernelSpec, Pass};
 
 /// The constants block: C++, in namespace `lg`, one line per constant, in one order.
 pub fn constants(spec: &KernelSpec) -> String {
@@ -33,6 +33,10 @@ pub fn constants(spec: &KernelSpec) -> String {
     }
     for (name, value, meaning) in flags {
         line(&mut text, &format!("constexpr bool {name} = {value};"), meaning);
+    }
+    if spec.pass.is_fused() {
+        let ordered = spec.pass == Pass::BackwardOrdered;
+        line(&mut text, &format!("constexpr bool kOrdered = {ordered};"), "dQ is summed in one order");
     }
     text
 }

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::schedule::{PIECE_KEYS, Schedule};
+use crate::schedule::{PART_QUERIES, PIECE_KEYS, Schedule};
 use crate::spec::Pass;
 use crate::target::Family;
 
@@ -46,6 +46,9 @@ pub enum GridAxis {
     KeyTiles,
     /// Any number up to the work items (query tiles times H times B); one per multiprocessor keeps all busy.
     QueryWork,
+    /// Any number up to the work items of the fused backward (see `tile/sm90_key_unit.cuh`); one per multiprocessor
+    /// keeps all busy.
+    KeyWork,
     /// H.
     Heads,
     /// G.
@@ -66,6 +69,10 @@ impl GridAxis {
             GridAxis::QueryTiles => format!("ceil(max_q / {tile_m})"),
             GridAxis::KeyTiles => format!("ceil(max_k / {tile_n})"),
             GridAxis::QueryWork => format!("min(multiprocessors, ceil(max_q / {tile_m}) * heads * batch)"),
+            GridAxis::KeyWork => {
+                let far = format!("far_pairs * ceil(max_q / {PART_QUERIES}) * heads / kv_heads");
+                format!("min(multiprocessors, ({far} + ceil(max_k / {tile_n})) * kv_heads * batch)")
+            }
             GridAxis::Heads => "heads".to_owned(),
             GridAxis::KvHeads => "kv_heads".to_owned(),
             GridAxis::Batch => "batch".to_owned(),
@@ -111,8 +118,6 @@ pub enum MapTensor {
 pub enum MapRows {
     /// `tile_m`.
     TileM,
-    /// `tile_n`.
-    TileN,
     /// [`PIECE_KEYS`].
     Piece,
 }
@@ -133,7 +138,7 @@ pub fn template(pass: Pass, family: Family) -> Template {
         (Pass::BackwardDelta, _) => DELTA,
         (Pass::BackwardDkv, _) => DKV,
         (Pass::BackwardDq, _) => DQ,
-        (Pass::BackwardFused, _) => FUSED,
+        (Pass::BackwardFused | Pass::BackwardOrdered, _) => FUSED,
         (Pass::BackwardConvertDq, _) => CONVERT_DQ,
         (Pass::Decode, _) => DECODE,
     }
@@ -206,11 +211,12 @@ const FUSED: Template = Template {
     entries: &[Entry {
         extra: &[
             map(MapTensor::Q, MapRows::TileM),
-            map(MapTensor::K, MapRows::TileN),
-            map(MapTensor::V, MapRows::TileN),
+            map(MapTensor::K, MapRows::Piece),
+            map(MapTensor::V, MapRows::Piece),
             map(MapTensor::DO, MapRows::TileM),
+            Extra::WorkCounter,
         ],
-        ..tiled("attention_backward", KEY_TILES)
+        ..tiled("attention_backward", [GridAxis::KeyWork, GridAxis::One, GridAxis::One])
     }],
 };
 

@@ -20,7 +20,7 @@ pub fn candidates(pass: Pass, family: Family, shape: &Shape, target: Target) -> 
             ..=64 => vec![warpgroups(3, 192, 128, 2), warpgroups(2, 128, 128, 2)],
             _ => vec![warpgroups(2, 128, 128, 2)],
         },
-        (Pass::BackwardFused, _) => vec![warpgroups(2, fused_tile_m(d), 128, 2)],
+        (Pass::BackwardFused | Pass::BackwardOrdered, _) => vec![warpgroups(2, fused_tile_m(d), 128, 2)],
         (Pass::Forward, Family::Sm80) => match (d, roomy) {
             // Two blocks of 16 rows to a warp halve the traffic of keys in shared memory, as far as registers go.
             (..=64, _) => vec![warps(128, 64, 2, 128), warps(64, 64, 2, 128), warps(64, 32, 2, 128)],

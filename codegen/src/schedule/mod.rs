@@ -6,7 +6,7 @@ mod smem;
 mod text;
 
 pub use heuristic::{candidates, choose};
-pub use smem::{PIECE_KEYS, smem_bytes};
+pub use smem::{PART_QUERIES, PIECE_KEYS, smem_bytes};
 pub use text::ParseScheduleError;
 
 use crate::spec::{Pass, Shape};

@@ -29,12 +29,14 @@ pub fn smem_bytes(pass: Pass, family: Family, shape: &Shape, schedule: &Schedule
         // Q and dO, then rings of K and V.
         (Pass::BackwardDq, _) => 2 * queries + 2 * stages * keys,
         // K and V, two stages of Q and dO, two buffers of dS, two pieces of dQ, two stages of log-sum-exp and delta,
-        // barriers, messages.
-        (Pass::BackwardFused, _) => {
+        // barriers, four units, four messages, two flags.
+        (Pass::BackwardFused | Pass::BackwardOrdered, _) => {
             let scores = 2 * 2 * tile_m * tile_n;
             let statistics = 2 * 2 * 4 * tile_m;
             let dq = 2 * 4 * 64 * 64;
-            ALIGNMENT + 2 * keys + 4 * queries + scores + dq + statistics + 2 * ring_barriers(2) + 16 + 32
+            let barriers = 2 * ring_barriers(2) + ring_barriers(1);
+            let words = 4 * 64 + 4 * 16 + 16;
+            2 * keys + 4 * queries + scores + dq + statistics + barriers + words
         }
         // Q, then rings of the warps' slices of K and V, reused to merge the warps.
         (Pass::Decode, _) => 16 * row + 2 * stages * keys,
@@ -45,6 +47,9 @@ pub fn smem_bytes(pass: Pass, family: Family, shape: &Shape, schedule: &Schedule
 /// Keys of a piece: Hopper's forward gathers each key tile from pieces with places of their own, so that the blocks of a
 /// stride fill a tile. A listed pattern lists pieces for it.
 pub const PIECE_KEYS: u32 = 64;
+
+/// Queries of a part: the fused backward of Hopper cuts the walks of far pieces of keys into parts (`tile/sm90_key_unit.cuh`).
+pub const PART_QUERIES: u32 = 8192;
 
 /// What is lost when the start is moved to the alignment of a swizzled tile.
 const ALIGNMENT: u32 = 1024;

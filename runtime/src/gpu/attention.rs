@@ -209,7 +209,7 @@ impl Build<'_> {
     }
 
     fn backward(&self, deterministic: bool) -> Result<Vec<Loaded>, GpuAttentionError> {
-        let passes = Pass::backward(self.target, &self.shape, deterministic);
+        let passes = Pass::backward(self.target, &self.shape, deterministic, self.pattern.listed);
         // What was tuned may be the split one where the fused one is slower.
         let is_split =
             self.planned.iter().flat_map(|plan| &plan.kernels).any(|k| k.pass == Pass::BackwardDkv);

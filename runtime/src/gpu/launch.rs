@@ -5,7 +5,8 @@
 use longgen_codegen::artifact;
 use longgen_codegen::cuda::abi::Params;
 use longgen_codegen::cuda::kernels::{GridAxis, MapTensor};
-use longgen_codegen::spec::{Dtype, Pass};
+use longgen_codegen::schedule::PART_QUERIES;
+use longgen_codegen::spec::Dtype;
 
 use super::attention::{GpuAttention, Loaded};
 use super::tensor::{Layout, View, ViewMut, on_stream};
@@ -132,8 +133,8 @@ impl GpuAttention {
         let BackwardTensors { q, k, v, d_o, .. } = tensors;
         let mapped = Mapped { q, k, v, d_o: Some(d_o) };
         for loaded in &self.backward {
-            if let (Pass::BackwardFused, Some(sums)) = (loaded.pass, &mut prepared.dq_accum) {
-                sums.fill(0)?;
+            if let (true, Some(sums)) = (loaded.pass.is_fused(), &mut prepared.fused) {
+                sums.clear()?;
             }
             self.submit(loaded, prepared, &params, &mapped)?;
         }
@@ -286,6 +287,14 @@ impl GpuAttention {
                     * u64::from(params.heads.unsigned_abs())
                     * u64::from(params.batch.unsigned_abs());
                 u32::try_from(work).unwrap_or(u32::MAX).min(self.multiprocessors)
+            }
+            GridAxis::KeyWork => {
+                let group = params.heads.unsigned_abs() / params.kv_heads.unsigned_abs().max(1);
+                let parts = params.max_q.unsigned_abs().div_ceil(PART_QUERIES).max(1);
+                let far = u64::from(params.far_pairs.unsigned_abs()) * u64::from(parts * group);
+                let near = u64::from(params.max_k.unsigned_abs().div_ceil(tiles.keys));
+                let rows = u64::from(params.kv_heads.unsigned_abs()) * u64::from(params.batch.unsigned_abs());
+                u32::try_from((far + near) * rows).unwrap_or(u32::MAX).min(self.multiprocessors)
             }
             GridAxis::Heads => params.heads.unsigned_abs(),
             GridAxis::KvHeads => params.kv_heads.unsigned_abs(),

@@ -1,13 +1,16 @@
 //! A problem on the device: its sequences, the tile lists of listed patterns, and the workspaces. Everything that a launch
 //! needs is allocated here, so that launches can be captured.
 
+use longgen_codegen::analysis::far_pieces;
 use longgen_codegen::cuda::abi::Params;
+use longgen_codegen::ir::Programs;
 use longgen_codegen::plan::{Extent, TileList, TilePlan};
+use longgen_codegen::schedule::{PART_QUERIES, PIECE_KEYS};
 use longgen_codegen::spec::Pass;
 
 use super::attention::{GpuAttention, Loaded};
 use super::{GpuAttentionError, tensor::on_stream};
-use crate::driver::Buffer;
+use crate::driver::{Buffer, GpuError};
 use crate::problem::{AttentionProblem, MAX_TOKENS};
 
 /// One problem, ready to be launched again and again with other numbers.
@@ -20,8 +23,7 @@ pub struct Prepared {
     lists: Vec<(Pass, DeviceList)>,
     /// [H, total_q], float; written by the backward.
     delta: Option<Buffer>,
-    /// dQ before it is rounded: float, in whole query tiles of the fused backward (`tile/sm90_dq.cuh`).
-    pub(super) dq_accum: Option<Buffer>,
+    pub(super) fused: Option<FusedSums>,
     splits: Option<Splits>,
     /// One int from which blocks draw their work.
     pub(super) work_counter: Buffer,
@@ -32,6 +34,32 @@ struct DeviceList {
     rows: Buffer,
     tiles: Buffer,
     rows_per_head: u32,
+}
+
+/// Workspace of the fused backward, all zero when it starts.
+#[derive(Debug)]
+pub(super) struct FusedSums {
+    /// dQ before it is rounded: float, in whole query tiles (`tile/sm90_dq.cuh`).
+    dq: Buffer,
+    /// Whose turn it is to add to a query tile of a head, int; nothing where any order will do.
+    turn: Buffer,
+    /// dK and dV of the far pieces whose walks are cut into parts: [slots, 2, 64 D], float.
+    dkv: Buffer,
+    /// How many parts have added theirs: `[slots]`, int.
+    shares: Buffer,
+    /// Slots of a KV head in earlier sequences: [B + 1], int. Not cleared.
+    far_slot: Buffer,
+    /// Pairs of far pieces: the most of any sequence and KV head.
+    far_pairs: u32,
+}
+
+impl FusedSums {
+    /// Clears what the kernel adds to.
+    pub fn clear(&mut self) -> Result<(), GpuError> {
+        [&mut self.dq, &mut self.turn, &mut self.dkv, &mut self.shares]
+            .into_iter()
+            .try_for_each(|sums| sums.fill(0))
+    }
 }
 
 /// Workspace of a decode step.
@@ -51,11 +79,9 @@ const MOST_SPLITS: usize = 128;
 /// Extent of a grid along y and z.
 const GRID_LIMIT: usize = 65_535;
 
-/// Tiles of sequence b begin at tile cu_q[b] / tile_m + b, so that each sequence has whole tiles of its own.
-fn dq_accum_bytes(problem: &AttentionProblem, tile_m: u32) -> usize {
-    let tile_m = tile_m as usize;
-    let tiles = problem.sequences.total_q() / tile_m + problem.sequences.len();
-    tiles * tile_m * problem.shape.heads() * problem.shape.head_dim() * 4
+/// Query tiles of all heads. Those of sequence b begin at tile cu_q[b] / tile_m + b, so that each sequence has whole tiles.
+fn dq_tiles(problem: &AttentionProblem, tile_m: u32) -> usize {
+    (problem.sequences.total_q() / tile_m as usize + problem.sequences.len()) * problem.shape.heads()
 }
 
 impl GpuAttention {
@@ -71,21 +97,52 @@ impl GpuAttention {
         let offsets: Vec<i32> = problem.sequences.q_offset().iter().map(|&n| n as i32).collect();
         let lse_bytes = problem.lse_elements() * 4;
         let delta = if self.backward.is_empty() { None } else { Some(Buffer::zeros(stream, lse_bytes)?) };
-        let fused = self.backward.iter().find(|loaded| loaded.pass == Pass::BackwardFused);
-        let dq_accum = match fused {
-            Some(loaded) => Some(Buffer::zeros(stream, dq_accum_bytes(problem, loaded.tiles().queries))?),
-            None => None,
-        };
+        let fused = self.backward.iter().find(|loaded| loaded.pass.is_fused());
+        let fused = fused.map(|loaded| self.fused_sums(problem, loaded)).transpose()?;
         Ok(Prepared {
             cu_q: Buffer::from_slice(stream, &ints(problem.sequences.cu_q()))?,
             cu_k: Buffer::from_slice(stream, &ints(problem.sequences.cu_k()))?,
             q_offset: Buffer::from_slice(stream, &offsets)?,
             lists: self.lists(problem)?,
             delta,
-            dq_accum,
+            fused,
             splits: self.splits(problem)?,
             work_counter: Buffer::zeros(stream, 4)?,
             problem: problem.clone(),
+        })
+    }
+
+    fn fused_sums(
+        &self,
+        problem: &AttentionProblem,
+        loaded: &Loaded,
+    ) -> Result<FusedSums, GpuAttentionError> {
+        let stream = &self.stream;
+        let (heads, head_dim) = (problem.shape.heads(), problem.shape.head_dim());
+        let (kv_heads, tile_m) = (problem.shape.kv_heads(), loaded.tiles().queries);
+        let ordered = loaded.pass == Pass::BackwardOrdered;
+        let programs = Programs::new(&self.ir);
+        let most_far = |keys: usize| {
+            let of_head = |g| far_pieces(&self.ir, &programs, g, keys as u32, PIECE_KEYS);
+            if ordered { 0 } else { (0..kv_heads as u32).map(of_head).max().unwrap_or(0) }
+        };
+        let (mut far_slot, mut most_pieces) = (vec![0i32], 0);
+        for sequence in problem.sequences.iter() {
+            let pieces = most_far(sequence.k_len);
+            let parts = sequence.q_len.div_ceil(PART_QUERIES as usize).max(1) * (heads / kv_heads);
+            let slots = if parts > 1 { pieces as i32 } else { 0 };
+            far_slot.push(far_slot[far_slot.len() - 1] + slots);
+            most_pieces = most_pieces.max(pieces);
+        }
+        let slots = far_slot[far_slot.len() - 1] as usize * kv_heads;
+        let tiles = dq_tiles(problem, tile_m);
+        Ok(FusedSums {
+            dq: Buffer::zeros(stream, tiles * tile_m as usize * head_dim * 4)?,
+            turn: Buffer::zeros(stream, if ordered { tiles * 4 } else { 0 })?,
+            dkv: Buffer::zeros(stream, slots * 2 * PIECE_KEYS as usize * head_dim * 4)?,
+            shares: Buffer::zeros(stream, slots * 4)?,
+            far_slot: Buffer::from_slice(stream, &far_slot)?,
+            far_pairs: most_pieces.div_ceil(2),
         })
     }
 
@@ -250,7 +307,14 @@ impl Prepared {
         params.cu_k = self.cu_k.address();
         params.q_offset = self.q_offset.address();
         params.delta = address(&self.delta);
-        params.dq_accum = address(&self.dq_accum);
+        if let Some(sums) = &self.fused {
+            params.dq_accum = sums.dq.address();
+            params.dq_turn = sums.turn.address();
+            params.dkv_sums = sums.dkv.address();
+            params.dkv_shares = sums.shares.address();
+            params.far_slot = sums.far_slot.address();
+            params.far_pairs = sums.far_pairs as i32;
+        }
         let sequences = &self.problem.sequences;
         params.batch = sequences.len() as i32;
         params.heads = self.problem.shape.heads() as i32;

@@ -1,40 +1,54 @@
-// Attention backward for Hopper (sm_90a), fused: one pass over the tiles gives dK, dV and dQ. A block owns one key tile.
+// Attention backward for Hopper (sm_90a), fused: one pass over the tiles gives dK, dV and dQ. A block works on one unit after
+// another: two pieces of 64 keys and the query tiles that see them (tile/sm90_key_unit.cuh).
 //
 //   S^T = K Q^T     P^T = exp(s - lse)     dP^T = V dO^T     dS^T = P^T (dP^T - delta)  [softcap: times 1 - (s / cap)^2]
 //   dV += P^T dO        dK += dS^T Q        dQ_tile = dS K, added to dq_accum        dK and dQ are scaled once, at the end
 //
-// Warpgroup 0 produces (one warp works), warpgroups 1, 2 consume. Consumer c owns keys [64 c, 64 c + 64) of the tile: its
-// S^T, dP^T and the accumulators dK, dV stay in registers, P^T and dS^T go from registers straight into the next products.
-// Only dS crosses between the consumers, through shared memory, because dQ sums over all keys of the tile: consumer c then
-// makes one 64 x 64 piece of dQ (D 128: all 64 queries, columns 64 c ..; D 64: queries 64 c .., all columns).
-// Query heads of a group follow one another inside the block, so that dK and dV never leave the registers.
+// Warpgroup 0 produces, warpgroups 1, 2 consume. Consumer c owns the 64 keys of piece c: its S^T, dP^T and the accumulators
+// dK, dV stay in registers, P^T and dS^T go from registers straight into the next products. Only dS crosses between the consumers,
+// through shared memory, because dQ sums over both pieces: consumer c then makes one 64 x 64 piece of dQ (D 128: all 64
+// queries, columns 64 c ..; D 64: queries 64 c .., all columns). A consumer whose piece a query tile does not see gives zeros and
+// makes its share of dQ. Query heads of a group follow one another inside a near unit, so that dK and dV never leave the registers.
 //
 //   producer warp                                      consumer
-//     load K, V                                          wait K, V; zero rows past the last key
-//     for each query head of the group                   for each message but the last
-//       for each query tile m of the walk                  wait Q;  issue S^T = K Q^T
-//         wait Q empty;  send (m, kind, head), load Q      wait dO; issue dP^T = V dO^T
-//         wait dO empty; load dO                           wait S^T;  P^T = exp2(unit S^T - lse), masked
-//         write lse (base 2) and delta of the rows         wait dP^T; dS^T = P^T (dP^T - delta)
-//     send "no more tiles"                                 issue dV += P^T dO;  dS to shared memory;  meet the other consumer
-//                                                          issue dQ = dS K;  issue dK += dS^T Q
-//                                                          wait dV, free dO;  wait dQ, add it to dq_accum;  wait dK, free Q
-//                                                        write dV, dK
+//     for each ticket that holds a unit                  for each unit
+//       for each head, each query tile m of the walk       wait K, V; zero rows past the last key
+//         wait Q empty;  send (m, kinds, head), load Q     for each message up to the last of the unit
+//         wait dO empty; load dO                             wait Q;  issue S^T = K Q^T
+//         write lse (base 2) and delta of the rows           wait dO; issue dP^T = V dO^T
+//         after the first: wait K, V empty; load them        wait S^T;  P^T = exp2(unit S^T - lse), masked
+//     send "no more units"                                   wait dP^T; dS^T = P^T (dP^T - delta)
+//                                                            issue dV += P^T dO;  dS to shared memory;  meet the other consumer
+//   adding warp                                              issue dQ = dS K;  issue dK += dS^T Q
+//     for each message                                       wait dV, free dO;  wait dQ, stage it;  wait dK, free Q
+//       offer the staging areas                            free K, V;  write dV, dK (or add them to the sums of the sharers)
+//       add each piece of dQ to dq_accum when staged
 //
 // Shared memory (bytes), D 128, 64 x 128          D 64, 128 x 128
 //   K, V      2 D kTileN each     65536              32768
 //   Q, dO     2 stages each       65536              65536
 //   dS        2 buffers           32768              65536     [key][query]: rows of 64 queries, swizzled like a panel
-//   dQ        2 pieces            32768              32768     floats on their way to dq_accum
+//   dQ        2 pieces            32768              32768     floats on their way to dq_accum; 64 rows of dK or dV
 //   lse, delta  2 stages           1024               2048
-//   barriers, messages              112                112
-//   plus 1024 to align the start 198768             199792
+//   barriers, messages, units       416                416
+//   in all                       198048             199072
 //
 // Synchronisation. Rings as in the forward: `full` of Q has 33 arrivals (the bytes' announcer and 32 lanes that wrote lse and
-// delta), of dO one; `empty` has one for each consumer warp. dS has two buffers: a consumer writes buffer j mod 2 before the
-// meeting of step j, both read it after. Nobody overwrites it before step j + 2, that is after the meeting of step j + 1,
-// which each consumer reaches only when its product of step j is complete. A consumer's dQ staging area is written after the
-// meeting of a step, before which the issuing thread has waited for the copy engine to read the previous piece.
+// delta), of dO one; `empty` has one for each consumer warp. K and V are a ring of one stage. dS has two buffers: a consumer
+// writes buffer j mod 2 before the meeting of step j, both read it after. Nobody overwrites it before step j + 2, that is after
+// the meeting of step j + 1, which each consumer reaches only when its product of step j is complete. A consumer that sees nothing
+// in a step does not wait for dO: the other has before they meet. The staging areas change hands by named barriers: the adding
+// warp offers one for each message, and once more for dK and dV after the last of a unit, when the copy engine has read the piece before.
+// The adding warp reads a message before it offers, so no stage is refilled before. A unit's description is read until
+// its dK is written; meanwhile the producer may have sent the next unit and one message of the one after: four descriptions are enough.
+//
+// (racecheck does not see through "each lane reads, the warp synchronises, one lane arrives" at the `empty` barriers; with an
+// arrival of each lane the forward, which has the same rings, is clean.)
+//
+// Order. dQ of a query tile is added up by many blocks, in whatever order they come. The ordered variant (kOrdered) gives the same bits
+// in every run: dq_turn holds the number (and one) of the key tile that added last to the query tile, and the adding warp waits for
+// the next key tile above its own that the query tile sees. Tickets go from the last key tile to the first, so a block waits
+// only for tickets below its own, and the walks, which begin at the diagonal, follow one another two steps apart.
 //
 // Tails. Rows of Q and dO past the end of the sequence become zeros in shared memory and get lse = +inf, so P = 0 there; so do
 // rows that saw no key (lse = -inf). Rows of K and V past the end become zeros, and their P is masked: no NaN of a neighbour
@@ -42,163 +56,19 @@
 //
 // Host contract
 //   threads   384;  kTileN = 128;  kTileM = 64 for D 128, 128 for D 64;  kConsumers = 2;  shared memory lg::kBackwardSmemBytes
-//   grid      x = ceil(max_k / kTileN), y = kv_heads, z = batch
-//   arguments Params p, TensorMap q, TensorMap k, TensorMap v, TensorMap d_o
+//   grid      any number of blocks in x; work_units(p) tickets. min(tickets, multiprocessors) is the aim.
+//   arguments Params p, TensorMap q, TensorMap k, TensorMap v, TensorMap d_o, int* next_ticket (zero before the launch)
 //   maps      each [token, head, D], 16-bit, strides from Params; dims {D, heads, tokens}, box {64, 1, rows}, swizzle 128 B,
-//             no interleave, out of bounds zero: q, d_o rows = kTileM over (H, total_q); k, v rows = kTileN over (G, total_k)
-//   before    delta filled by attention_backward_delta; dq_accum zero, 16-byte aligned, its size in tile/sm90_dq.cuh
+//             no interleave, out of bounds zero: q, d_o rows = kTileM over (H, total_q); k, v rows = kPieceN over (G, total_k)
+//   before    delta filled by attention_backward_delta; dq_accum zero, 16-byte aligned, its size in tile/sm90_dq.cuh; kOrdered:
+//             dq_turn zero, an int for each query tile and head
+//   far       far_pairs: at least half the far pieces of any KV head of any sequence, or 0 if all have none (kOrdered: always).
+//             far_slot[b]: slots of earlier sequences, each with as many as its far pieces, if parts_of(q_len) H / G > 1.
+//             dkv_sums [slots G][2][64 D] and dkv_shares [slots G] zero
 //   after     attention_backward_convert_dq
-#include "tile/sm90_dq.cuh"
-#include "tile/sm90_scores.cuh"
+#include "sm90/backward_feed.cuh"
 
 namespace lg {
-
-static_assert(kConsumers == 2 && kThreads == 3 * kWarpgroup, "one producer and two consumer warpgroups");
-static_assert(kTileN == 128, "64 keys for each consumer");
-static_assert(kTileM * kHeadDim == 64 * 128, "two 64 x 64 pieces of dQ");
-
-constexpr int kQueryStages = 2;
-constexpr int kDsBytes = panel_bytes(kTileN) * (kTileM / 64);
-
-// Offsets from the aligned start of shared memory.
-constexpr int kKeyAt = 0;
-constexpr int kValueAt = kKeyAt + tile_bytes(kTileN);
-constexpr int kQueryAt = kValueAt + tile_bytes(kTileN);
-constexpr int kOutGradAt = kQueryAt + kQueryStages * tile_bytes(kTileM);
-constexpr int kDsAt = kOutGradAt + kQueryStages * tile_bytes(kTileM);
-constexpr int kDqAt = kDsAt + 2 * kDsBytes;
-constexpr int kLseAt = kDqAt + 2 * kDqPieceBytes;
-constexpr int kDeltaAt = kLseAt + kQueryStages * kTileM * 4;
-constexpr int kBarriersAt = kDeltaAt + kQueryStages * kTileM * 4;
-constexpr int kMessagesAt = kBarriersAt + 2 * RingBarriers<kQueryStages>::kBytes + 16;
-constexpr int kBackwardSmemBytes = 1024 + kMessagesAt + kQueryStages * 16;
-static_assert(kBackwardSmemBytes <= 232448, "one block's shared memory");
-
-// What the producer tells the consumers about a query tile.
-struct alignas(16) TileMessage {
-    int kind;       // TileKind, or -1: no more tiles
-    int head;
-    int first;      // first row, counted in its sequence
-    int unused;
-};
-
-struct Shared {
-    u32 start;
-    float* lse;                      // [kQueryStages][kTileM] base 2
-    float* delta;                    // [kQueryStages][kTileM]
-    TileMessage* messages;           // [kQueryStages]
-    u32 kv_full;
-    RingBarriers<kQueryStages> q, d_o;
-
-    LG_DEVICE explicit Shared(char* raw) {
-        char* aligned = raw + ((1024 - (shared_address(raw) & 1023)) & 1023);
-        start = shared_address(aligned);
-        lse = reinterpret_cast<float*>(aligned + kLseAt);
-        delta = reinterpret_cast<float*>(aligned + kDeltaAt);
-        messages = reinterpret_cast<TileMessage*>(aligned + kMessagesAt);
-        q.base = start + kBarriersAt;
-        d_o.base = q.base + RingBarriers<kQueryStages>::kBytes;
-        kv_full = d_o.base + RingBarriers<kQueryStages>::kBytes;
-    }
-    LG_DEVICE u32 keys() const { return start + kKeyAt; }
-    LG_DEVICE u32 values() const { return start + kValueAt; }
-    LG_DEVICE u32 queries(int stage) const { return start + kQueryAt + stage * tile_bytes(kTileM); }
-    LG_DEVICE u32 out_grads(int stage) const { return start + kOutGradAt + stage * tile_bytes(kTileM); }
-    LG_DEVICE u32 dq_staging(int consumer) const { return start + kDqAt + consumer * kDqPieceBytes; }
-    LG_DEVICE u32 ds(int buffer) const { return start + kDsAt + buffer * kDsBytes; }
-};
-
-// The key tile of this block.
-struct KeyTile {
-    int sequence, g, tile;
-    int first;                       // first key, counted in the sequence
-    int keys;                        // real keys, at most kTileN; the block has no work when it is not positive
-    Sequence s;
-
-    LG_DEVICE explicit KeyTile(const Params& p)
-        : sequence(blockIdx.z), g(blockIdx.y), tile(blockIdx.x), first(blockIdx.x * kTileN), s(load_sequence(p, blockIdx.z)) {
-        keys = min_int(kTileN, s.k_len - first);
-    }
-};
-
-// ---- producer: one warp -------------------------------------------------------------------------------------------------
-
-struct Producer {
-    const Params& p;
-    const TensorMap& q_map;
-    const TensorMap& k_map;
-    const TensorMap& v_map;
-    const TensorMap& do_map;
-    const Shared& shared;
-    const KeyTile& tile;
-    int lane;
-    Ring<kQueryStages> at;
-
-    LG_DEVICE void send_keys() const {
-        if (lane != 0) return;
-        barrier_arrive_expecting(shared.kv_full, 2 * tile_bytes(kTileN));
-        tma_load_tile<kTileN>(shared.keys(), k_map, shared.kv_full, tile.g, tile.s.k_begin + tile.first);
-        tma_load_tile<kTileN>(shared.values(), v_map, shared.kv_full, tile.g, tile.s.k_begin + tile.first);
-    }
-
-    // lse in base 2, and delta, of the rows of a query tile. Rows that do not exist or saw no key: lse = +inf, so P = 0.
-    LG_DEVICE void write_row_statistics(int head, int first) const {
-        for (int row = lane; row < kTileM; row += kWarpSize) {
-            float lse = kInf, delta = 0.0f;
-            if (first + row < tile.s.q_len) {
-                const i64 at_row = i64(head) * p.total_q + tile.s.q_begin + first + row;
-                const float natural = p.lse[at_row];
-                if (natural != -kInf) {
-                    lse = natural * kLog2e;
-                    delta = p.delta[at_row];
-                }
-            }
-            shared.lse[at.stage() * kTileM + row] = lse;
-            shared.delta[at.stage() * kTileM + row] = delta;
-        }
-    }
-
-    LG_DEVICE void send_queries(int head, int m, int kind) {
-        const int first = m * kTileM, token = tile.s.q_begin + first;
-        shared.q.wait_empty(at);
-        if (lane == 0) {
-            shared.messages[at.stage()] = {kind, head, first, 0};
-            barrier_arrive_expecting(shared.q.full(at.stage()), tile_bytes(kTileM));
-            tma_load_tile<kTileM>(shared.queries(at.stage()), q_map, shared.q.full(at.stage()), head, token);
-        }
-        shared.d_o.wait_empty(at);
-        if (lane == 0) {
-            barrier_arrive_expecting(shared.d_o.full(at.stage()), tile_bytes(kTileM));
-            tma_load_tile<kTileM>(shared.out_grads(at.stage()), do_map, shared.d_o.full(at.stage()), head, token);
-        }
-        __syncwarp();
-        write_row_statistics(head, first);
-        barrier_arrive(shared.q.full(at.stage()));
-        at.advance();
-    }
-
-    LG_DEVICE void send_end() const {
-        shared.q.wait_empty(at);
-        if (lane == 0) {
-            shared.messages[at.stage()] = {-1, 0, 0, 0};
-            barrier_arrive(shared.q.full(at.stage()));
-        }
-        barrier_arrive(shared.q.full(at.stage()));
-    }
-
-    LG_DEVICE void run() {
-        send_keys();
-        const int group = p.heads / p.kv_heads;
-        for (int head = tile.g * group; head < (tile.g + 1) * group; ++head) {
-            QueryTileWalk walk(p, tile.sequence, tile.g, tile.tile, tile.s);
-            int m, kind;
-            while (walk.next(m, kind)) send_queries(head, m, kind);
-        }
-        send_end();
-    }
-};
-
-// ---- consumer -----------------------------------------------------------------------------------------------------------
 
 using KeyRows = KMajor<panel_bytes(kTileN)>;       // K or V, summed over D
 using QueryRows = KMajor<panel_bytes(kTileM)>;     // Q or dO, summed over D
@@ -207,26 +77,33 @@ using KeyColumns = MnMajor<panel_bytes(kTileN)>;   // K or dS, summed over keys
 
 struct Consumer {
     static constexpr int kScores = kTileM / 2;     // floats of S^T a thread
-    static constexpr int kPieces = kHeadDim / 2;   // floats of dK a thread
+    static constexpr int kSums = kHeadDim / 2;     // floats of dK a thread
 
     const Params& p;
     const Shared& shared;
-    const KeyTile& tile;
     int index;                                     // 0, 1
     int thread;                                    // 0 .. 127
     Ring<kQueryStages> at;
+    Ring<1> unit_at;
 
-    LG_DEVICE int key_row() const { return index * 64 + thread / 32 * 16 + thread % 32 / 4; }
+    // Where we are. Opaque, so that what follows from it is computed anew wherever it is asked for: there are no registers
+    // to keep it in.
+    LG_DEVICE Ring<kQueryStages> here() const { return at; }
     LG_DEVICE int column() const { return thread % 4 * 2; }
-    LG_DEVICE void sync_warpgroup() const { named_barrier_sync(2 + index, kWarpgroup); }
-    LG_DEVICE void meet_consumers() const { named_barrier_sync(1, 2 * kWarpgroup); }
+    LG_DEVICE void sync_warpgroup() const { named_barrier_sync(kWarpgroupOnly + index, kWarpgroup); }
+    LG_DEVICE void meet_consumers() const { named_barrier_sync(kMeeting, kConsumers * kWarpgroup); }
+    LG_DEVICE void await_staging() const { named_barrier_sync(kStagingOffered + index, kStagingThreads); }
+    LG_DEVICE const TileMessage& message() const { return shared.message(here()); }
+    LG_DEVICE const KeyUnit& unit() const { return shared.unit(Ring<1>{u32(opaque(int(unit_at.count)))}); }
+    LG_DEVICE int my_kind() const { return message().kinds >> (2 * index) & 3; }
 
-    // Consumers zero the rows that TMA brought from behind the end of the sequence.
+    // A consumer zeroes the rows of its own piece that have no key. The other reads them after the first meeting.
     LG_DEVICE void receive_keys() const {
-        barrier_wait(shared.kv_full, 0);
-        if (tile.keys < kTileN) {
-            zero_rows<kTileN>(shared.keys(), tile.keys, thread);
-            zero_rows<kTileN>(shared.values(), tile.keys, thread);
+        shared.kv.wait_full(unit_at);
+        const int keys = unit().keys(index);
+        if (keys < kPieceN) {
+            zero_rows<kTileN>(shared.keys(), index * kPieceN + keys, thread, (index + 1) * kPieceN);
+            zero_rows<kTileN>(shared.values(), index * kPieceN + keys, thread, (index + 1) * kPieceN);
             sync_warpgroup();
         }
     }
@@ -238,26 +115,28 @@ struct Consumer {
     }
 
     // P^T from S^T, in place.
-    LG_DEVICE void weigh(float (&s)[kScores], const TileMessage& message) const {
+    LG_DEVICE void weigh(float (&s)[kScores]) const {
         const float* lse = shared.lse + at.stage() * kTileM + column();
-        const float unit = score_unit(p);
-        const bool masked = message.kind != kFull;
+        const float base_two = score_unit(p);
         if constexpr (kSoftcap) cap_scores(s, p.scale / p.softcap);
-        if (masked) mask_transposed(s, message);
+        if (my_kind() != kFull) mask_transposed(s);
+        // From the last to the first: the other way round ptxas lacks two registers at D 64.
 #pragma unroll
-        for (int c = 0; c < kScores / 4; ++c) {
+        for (int c = kScores / 4 - 1; c >= 0; --c) {
             const float2 l = *reinterpret_cast<const float2*>(lse + 8 * c);
 #pragma unroll
-            for (int e = 0; e < 4; ++e) s[4 * c + e] = exp2_approx(s[4 * c + e] * unit - (e % 2 ? l.y : l.x));
+            for (int e = 0; e < 4; ++e) s[4 * c + e] = exp2_approx(s[4 * c + e] * base_two - (e % 2 ? l.y : l.x));
         }
     }
 
     // Scores that do not count become -inf: their exponential is exactly 0. Rows are keys, columns are queries.
-    LG_DEVICE void mask_transposed(float (&s)[kScores], const TileMessage& message) const {
-        const int key = tile.first + key_row(), query = tile.s.q_offset + message.first + column();
-        if (message.kind == kEdge) {
+    LG_DEVICE void mask_transposed(float (&s)[kScores]) const {
+        const KeyUnit& unit = this->unit();
+        const int key = unit.first[index] + thread / 32 * 16 + thread % 32 / 4;
+        const int query = unit.s.q_offset + message().first + column(), key_len = unit.s.k_len;
+        if (my_kind() == kEdge) {
             // key <= query + column offset, and the key exists
-            const int first[2] = {key < tile.s.k_len ? key - query : kNone, key + 8 < tile.s.k_len ? key + 8 - query : kNone};
+            const int first[2] = {key < key_len ? key - query : kNone, key + 8 < key_len ? key + 8 - query : kNone};
 #pragma unroll
             for (int e = 0; e < kScores; ++e) {
                 if (element_column(e) < first[element_row(e)]) s[e] = -kInf;
@@ -265,7 +144,7 @@ struct Consumer {
         } else {
 #pragma unroll
             for (int half = 0; half < kScores / 32; ++half) {
-                const u32 bits = visible_bits_transposed(tile.g, query + half * 64, key, tile.s.k_len);
+                const u32 bits = visible_bits_transposed(unit.g, query + half * 64, key, key_len);
 #pragma unroll
                 for (int e = 0; e < 32; ++e) {
                     if (!((bits >> e) & 1u)) s[32 * half + e] = -kInf;
@@ -303,33 +182,37 @@ struct Consumer {
     }
 
     // This consumer's 64 x 64 piece of dS K.
-    LG_DEVICE void issue_dq(float (&dq)[32], int buffer) const {
+    LG_DEVICE void issue_dq(float (&dq)[32]) const {
         if constexpr (kHeadDim == 128) {
-            issue_product<64, kTileN>(dq, KeyColumns(shared.ds(buffer)), KeyColumns(shared.keys() + index * panel_bytes(kTileN)),
+            issue_product<64, kTileN>(dq, KeyColumns(shared.ds(here().stage())), KeyColumns(shared.keys() + index * panel_bytes(kTileN)),
                                       kOverwrite);
         } else {
-            issue_product<64, kTileN>(dq, KeyColumns(shared.ds(buffer) + index * panel_bytes(kTileN)), KeyColumns(shared.keys()),
+            issue_product<64, kTileN>(dq, KeyColumns(shared.ds(here().stage()) + index * panel_bytes(kTileN)), KeyColumns(shared.keys()),
                                       kOverwrite);
         }
     }
 
-    // Hands the piece to the copy engine, which adds it to dq_accum. The staging area is free: see `step`.
-    LG_DEVICE void add_dq(const float (&dq)[32], const TileMessage& message) const {
-        const u32 staging = shared.dq_staging(index);
+    // Hands the piece to the adding warp.
+    LG_DEVICE void stage_dq(const float (&dq)[32]) const {
+        await_staging();
 #pragma unroll
         for (int c = 0; c < 8; ++c) {
-            store_shared(staging + (c * kWarpgroup + thread) * 16, dq[4 * c], dq[4 * c + 1], dq[4 * c + 2], dq[4 * c + 3]);
+            const u32 place = shared.staging(index) + (c * kWarpgroup + thread) * 16;
+            store_shared(place, dq[4 * c], dq[4 * c + 1], dq[4 * c + 2], dq[4 * c + 3]);
         }
         fence_async_proxy();
-        sync_warpgroup();
-        if (thread == 0) {
-            float* target = dq_piece(p, tile.sequence, tile.s.q_begin, message.first / kTileM, message.head, index);
-            bulk_add(target, staging, kDqPieceBytes);
-        }
+        named_barrier_arrive(kStagingFilled + index, kStagingThreads);
     }
 
-    LG_DEVICE void step(float (&dk)[kPieces], float (&dv)[kPieces], const TileMessage& message, int buffer) {
-        if (message.first + kTileM > tile.s.q_len) zero_query_tail(tile.s.q_len - message.first);
+    LG_DEVICE void share_ds(const u32 (&ds)[kScores / 2]) const {
+        store_fragment<kTileM>(shared.ds(here().stage()), panel_bytes(kTileN), index * 64 + thread / 32 * 16, ds);
+        fence_async_proxy();
+        meet_consumers();
+    }
+
+    LG_DEVICE void step(float (&dk)[kSums], float (&dv)[kSums]) {
+        const int rows = unit().s.q_len - message().first;
+        if (rows < kTileM) zero_query_tail(rows);
         const u32 my_rows = index * 64 * kPanelRowBytes;
         u32 ds[kScores / 2], weights[kScores / 2];
         {
@@ -340,61 +223,129 @@ struct Consumer {
                                             kOverwrite);
             wgmma_wait<1>();
             pin(s);
-            weigh(s, message);
+            weigh(s);
             wgmma_wait<0>();
             pin(dp);
             differentiate(weights, ds, s, dp);
         }
         issue_product<kHeadDim, kTileM>(dv, weights, QueryColumns(shared.out_grads(at.stage())), kAdd);
-        store_fragment<kTileM>(shared.ds(buffer), panel_bytes(kTileN), index * 64 + thread / 32 * 16, ds);
-        fence_async_proxy();
-        if (thread == 0) bulk_wait_read();  // the previous dQ has left the staging area
-        meet_consumers();
+        share_ds(ds);
         float dq[32];
-        issue_dq(dq, buffer);
+        issue_dq(dq);
         issue_product<kHeadDim, kTileM>(dk, ds, QueryColumns(shared.queries(at.stage())), kAdd);
         wgmma_wait<2>();
         pin(dv);
         pin(weights);
-        shared.d_o.release(at);
+        shared.d_o.release(here());
         wgmma_wait<1>();
         pin(dq);
-        add_dq(dq, message);
+        stage_dq(dq);
         wgmma_wait<0>();
         pin(dk);
         pin(ds);
-        shared.q.release(at);
+    }
+
+    // A step of which the keys of this consumer have no part.
+    LG_DEVICE void step_unseen() const {
+        const u32 ds[kScores / 2] = {};
+        share_ds(ds);
+        shared.d_o.release(here());
+        float dq[32];
+        issue_dq(dq);
+        wgmma_wait<0>();
+        pin(dq);
+        stage_dq(dq);
+    }
+
+    // Adds dK and dV to the sums of the units that share these keys. False unless this is the last of them: then they hold the sums.
+    LG_DEVICE bool is_last_sharer(float (&dk)[kSums], float (&dv)[kSums], const KeyUnit& unit) const {
+        constexpr int kFloats = kPieceN * kHeadDim;
+        float* sums = p.dkv_sums + i64(unit.slot + index) * 2 * kFloats + thread * 4;
+#pragma unroll
+        for (int c = 0; c < kSums / 4; ++c) {
+            add_to_global(sums + c * 4 * kWarpgroup, &dk[4 * c]);
+            add_to_global(sums + kFloats + c * 4 * kWarpgroup, &dv[4 * c]);
+        }
+        __threadfence();
+        sync_warpgroup();
+        if (thread == 0) {
+            shared.is_last_sharer[index] = atomicAdd(p.dkv_shares + unit.slot + index, 1) == unit.sharers - 1;
+        }
+        sync_warpgroup();
+        if (!shared.is_last_sharer[index]) return false;
+        __threadfence();
+#pragma unroll
+        for (int c = 0; c < kSums / 4; ++c) {
+            load_from_global(&dk[4 * c], sums + c * 4 * kWarpgroup);
+            load_from_global(&dv[4 * c], sums + kFloats + c * 4 * kWarpgroup);
+        }
+        return true;
+    }
+
+    // The rows of dK or dV of this consumer's keys, by way of its staging area.
+    LG_DEVICE void write(const float (&acc)[kSums], const KeyUnit& unit, void* out, i64 stride_t, i64 stride_h) const {
+        u32 packed[kSums / 2];
+        pack_fragment(packed, acc);
+        sync_warpgroup();
+        store_fragment<kHeadDim>(shared.staging(index), panel_bytes(kPieceN), thread / 32 * 16, packed);
+        sync_warpgroup();
+        Half* rows = static_cast<Half*>(out) + i64(unit.s.k_begin + unit.first[index]) * stride_t + unit.g * stride_h;
+        copy_rows_out<kHeadDim>(shared.staging(index), panel_bytes(kPieceN), rows, stride_t, unit.keys(index), opaque(thread));
+    }
+
+    LG_DEVICE void finish(float (&dk)[kSums], float (&dv)[kSums], const KeyUnit& unit) const {
+        if (unit.keys(index) == 0) return;
+        if (unit.sharers > 1 && !is_last_sharer(dk, dv, unit)) return;
+        write(dv, unit, p.dv, p.dv_t, p.dv_h);
+#pragma unroll
+        for (int e = 0; e < kSums; ++e) dk[e] *= p.scale;
+        write(dk, unit, p.dk, p.dk_t, p.dk_h);
+    }
+
+    // All query tiles of a unit, of which the first message has come.
+    LG_DEVICE void walk(float (&dk)[kSums], float (&dv)[kSums]) {
+        receive_keys();
+        for (bool last = false; !last;) {
+            shared.q.wait_full(at);
+            if (my_kind() == kAbsent) {
+                step_unseen();
+            } else {
+                step(dk, dv);
+            }
+            last = message().kinds & kLast;
+            shared.q.release(here());
+            at.advance();
+        }
+        shared.kv.release(unit_at);
+    }
+
+    // A unit that no query sees. The consumers meet, so that steps before and after it may use the same buffer of dS.
+    LG_DEVICE void pass_over() {
+        shared.kv.wait_full(unit_at);
+        shared.kv.release(unit_at);
+        meet_consumers();
+        shared.q.release(here());
+        shared.d_o.release(here());
         at.advance();
     }
 
-    // 64 rows of dK or dV, by way of this consumer's own rows of V.
-    LG_DEVICE void write(const float (&acc)[kPieces], void* out, i64 stride_t, i64 stride_h) const {
-        u32 packed[kPieces / 2];
-        pack_fragment(packed, acc);
-        const u32 slice = shared.values() + index * 64 * kPanelRowBytes;
-        sync_warpgroup();
-        store_fragment<kHeadDim>(slice, panel_bytes(kTileN), thread / 32 * 16, packed);
-        sync_warpgroup();
-        Half* rows = static_cast<Half*>(out) + i64(tile.s.k_begin + tile.first + index * 64) * stride_t + tile.g * stride_h;
-        copy_rows_out<kHeadDim>(slice, panel_bytes(kTileN), rows, stride_t, tile.keys - index * 64, thread);
-    }
-
     LG_DEVICE void run() {
-        float dk[kPieces], dv[kPieces];
-        clear(dk);
-        clear(dv);
-        receive_keys();
-        for (int buffer = 0;; buffer ^= 1) {
+        for (;; unit_at.advance()) {
             shared.q.wait_full(at);
-            const TileMessage& message = shared.messages[at.stage()];
-            if (message.kind < 0) break;
-            step(dk, dv, message, buffer);
+            const int word = message().kinds;
+            if (word == kNoMoreUnits) return;
+            float dk[kSums], dv[kSums];
+            clear(dk);
+            clear(dv);
+            if (word & kNoTile) {
+                await_staging();
+                pass_over();
+            } else {
+                walk(dk, dv);
+                await_staging();
+            }
+            finish(dk, dv, unit());
         }
-        if (thread == 0) bulk_wait();
-        write(dv, p.dv, p.dv_t, p.dv_h);
-#pragma unroll
-        for (int e = 0; e < kPieces; ++e) dk[e] *= p.scale;
-        write(dk, p.dk, p.dk_t, p.dk_h);
     }
 };
 
@@ -403,29 +354,32 @@ struct Consumer {
 extern "C" __global__ void __launch_bounds__(lg::kThreads, 1)
     attention_backward(const __grid_constant__ lg::Params p, const __grid_constant__ lg::TensorMap q_map,
                        const __grid_constant__ lg::TensorMap k_map, const __grid_constant__ lg::TensorMap v_map,
-                       const __grid_constant__ lg::TensorMap do_map) {
+                       const __grid_constant__ lg::TensorMap do_map, int* next_ticket) {
     using namespace lg;
-    extern __shared__ char raw[];
+    extern __shared__ __align__(1024) char raw[];
     const Shared shared(raw);
-    const KeyTile tile(p);
-    if (tile.keys <= 0) return;
+    if (shared.start % 1024 != 0) __trap();  // swizzled panels count on it
     const int warpgroup = __shfl_sync(kAllLanes, threadIdx.x / kWarpgroup, 0);
     if (threadIdx.x == 0) {
         shared.q.init(1 + kWarpSize, 4 * kConsumers);
         shared.d_o.init(1, 4 * kConsumers);
-        barrier_init(shared.kv_full, 1);
+        shared.kv.init(1, 4 * kConsumers);
         barrier_init_done();
     }
     __syncthreads();
     if (warpgroup == 0) {
         registers_release<kProducerRegisters>();
+        const int lane = threadIdx.x % kWarpSize;
         if (threadIdx.x < kWarpSize) {
-            Producer producer{p, q_map, k_map, v_map, do_map, shared, tile, int(threadIdx.x)};
-            producer.run();
+            Producer producer{p, q_map, k_map, v_map, do_map, shared, lane};
+            producer.run(next_ticket);
+        } else if (threadIdx.x < 2 * kWarpSize) {
+            DqAdder adder{p, shared, lane};
+            adder.run();
         }
     } else {
         registers_claim<kConsumerRegisters>();
-        Consumer consumer{p, shared, tile, warpgroup - 1, int(threadIdx.x % kWarpgroup)};
+        Consumer consumer{p, shared, warpgroup - 1, int(threadIdx.x % kWarpgroup)};
         consumer.run();
     }
 }

@@ -14,11 +14,14 @@ extern "C" __global__ void __launch_bounds__(256) attention_backward_convert_dq(
     using namespace lg;
     __shared__ alignas(1024) char panels[2][panel_bytes(64)];
     const Sequence s = load_sequence(p, blockIdx.z);
-    const int first = blockIdx.x * kTileM, head = blockIdx.y;
+    // Neighbours in the grid are neighbours in memory: the heads of a tile.
+    const int at = blockIdx.x + gridDim.x * blockIdx.y;
+    const int q_tile = at / p.heads, head = at % p.heads, first = q_tile * kTileM;
     if (first >= s.q_len) return;
     const int piece = threadIdx.x / kWarpgroup, thread = threadIdx.x % kWarpgroup;
 
-    const float4* in = reinterpret_cast<const float4*>(dq_piece(p, blockIdx.z, s.q_begin, blockIdx.x, head, piece));
+    const int tile = dq_tile(p, blockIdx.z, s.q_begin, q_tile, head);
+    const float4* in = reinterpret_cast<const float4*>(dq_piece(p, tile, piece));
     u32 packed[16];
 #pragma unroll
     for (int c = 0; c < 8; ++c) {

@@ -55,6 +55,7 @@ struct Ring {
     LG_DEVICE int stage() const { return count % kDepth; }
     LG_DEVICE u32 phase() const { return count / kDepth % 2; }
     LG_DEVICE void advance() { ++count; }
+    LG_DEVICE Ring next() const { return Ring{count + 1}; }
     LG_DEVICE Ring previous() const { return Ring{count - 1}; }
 };
 

@@ -16,9 +16,13 @@ constexpr int kDqPieceFloats = 64 * 64;
 constexpr int kDqPieceBytes = kDqPieceFloats * 4;
 static_assert(kTileM * kHeadDim == 2 * kDqPieceFloats, "a query tile is two pieces");
 
-LG_DEVICE float* dq_piece(const Params& p, int sequence, int q_begin, int q_tile, int head, int piece) {
-    const i64 tile = q_begin / kTileM + sequence + q_tile;
-    return p.dq_accum + ((tile * p.heads + head) * 2 + piece) * kDqPieceFloats;
+// Number of a query tile and head in dq_accum, and in dq_turn.
+LG_DEVICE int dq_tile(const Params& p, int sequence, int q_begin, int q_tile, int head) {
+    return (q_begin / kTileM + sequence + q_tile) * p.heads + head;
+}
+
+LG_DEVICE float* dq_piece(const Params& p, int dq_tile, int piece) {
+    return p.dq_accum + (i64(dq_tile) * 2 + piece) * kDqPieceFloats;
 }
 
 }  // namespace lg

@@ -46,7 +46,7 @@ pub fn predicted_registers(pass: Pass, family: Family, shape: &Shape, schedule: 
         }
         // O of 16 heads, and the warp's keys.
         (Pass::Decode, _) => of((85.0, 0.5), fragment(16, d), (1.15, fragment(tile_n / warps, d))),
-        (Pass::BackwardFused, Family::Sm80) => f64::from(MOST_REGISTERS),
+        (Pass::BackwardFused | Pass::BackwardOrdered, Family::Sm80) => f64::from(MOST_REGISTERS),
         _ => 40.0,
     };
     needed.round() as u32

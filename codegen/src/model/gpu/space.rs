@@ -53,10 +53,13 @@ fn single(machine: &GpuMachine, workload: &GpuWorkload<'_>, pass: Pass) -> Vec<R
 fn backward(machine: &GpuMachine, workload: &GpuWorkload<'_>) -> Vec<Ranked<GpuPlan>> {
     let mut all = Vec::new();
     let Some(delta) = usual(workload, Pass::BackwardDelta) else { return all };
-    if !workload.deterministic {
-        for family in families(workload, Pass::BackwardFused) {
-            for schedule in schedules(workload, Pass::BackwardFused, family) {
-                let fused = PlannedKernel { pass: Pass::BackwardFused, family, schedule };
+    // A list does not say which key tile comes next.
+    let listed = workload.work.programs.closed.is_none();
+    let pass = if workload.deterministic { Pass::BackwardOrdered } else { Pass::BackwardFused };
+    if !(workload.deterministic && listed) {
+        for family in families(workload, pass) {
+            for schedule in schedules(workload, pass, family) {
+                let fused = PlannedKernel { pass, family, schedule };
                 let convert = usual(workload, Pass::BackwardConvertDq);
                 let kernels = [Some(delta), Some(fused), convert].into_iter().flatten().collect();
                 all.push(ranked(machine, workload, GpuPlan { kernels }));
@@ -106,7 +109,7 @@ fn schedules(workload: &GpuWorkload<'_>, pass: Pass, family: Family) -> Vec<Sche
             }
         }
         // Its tile is bound to the layout of dQ's sums.
-        (Pass::BackwardFused, _) => {}
+        (Pass::BackwardFused | Pass::BackwardOrdered, _) => {}
         (Pass::Decode, _) => {
             for (tile_n, stages, threads) in product(&[32, 64, 128], &[2, 3, 4], &[64, 128, 256]) {
                 add(Schedule { tile_m: 16, tile_n, stages, threads, consumers: 0 });

@@ -88,7 +88,7 @@ fn count(workload: &GpuWorkload<'_>, kernel: &PlannedKernel) -> Steps {
     let shape = TileShape { queries: tile_m, keys: if gathers { PIECE_KEYS } else { tile_n } };
     let plan = TilePlan::with_programs(work.programs.clone(), shape);
     let extent = Extent { first_query: work.first_query(), queries: work.queries, keys: work.keys };
-    let by_keys = matches!(kernel.pass, Pass::BackwardDkv | Pass::BackwardFused);
+    let by_keys = kernel.pass == Pass::BackwardDkv || kernel.pass.is_fused();
     let tiles = if by_keys { extent.key_tiles(shape) } else { extent.query_tiles(shape) };
     // A block of a key tile walks the query tiles of all query heads of its group.
     let (blocks, steps_each) =

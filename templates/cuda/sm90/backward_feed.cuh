@@ -1,0 +1,267 @@
+// The fused Hopper backward, all but its consumers: how shared memory is laid out, what is said about a query tile, the warp
+// that fetches and the warp that adds dQ. See sm90/backward.cu, whose parts these are.
+#pragma once
+#include "tile/sm90_dq.cuh"
+#include "tile/sm90_key_unit.cuh"
+
+namespace lg {
+
+static_assert(kConsumers == 2 && kThreads == 3 * kWarpgroup, "one producer and two consumer warpgroups");
+static_assert(kTileM * kHeadDim == 64 * 128, "two 64 x 64 pieces of dQ");
+static_assert(!(kOrdered && kListed), "a list does not say which key tile comes next");
+
+constexpr int kQueryStages = 2;
+constexpr int kMessages = 2 * kQueryStages;
+constexpr int kUnitSlots = 4;
+constexpr int kDsBytes = panel_bytes(kTileN) * (kTileM / 64);
+
+// Offsets from the start of shared memory.
+constexpr int kKeyAt = 0;
+constexpr int kValueAt = kKeyAt + tile_bytes(kTileN);
+constexpr int kQueryAt = kValueAt + tile_bytes(kTileN);
+constexpr int kOutGradAt = kQueryAt + kQueryStages * tile_bytes(kTileM);
+constexpr int kDsAt = kOutGradAt + kQueryStages * tile_bytes(kTileM);
+constexpr int kDqAt = kDsAt + 2 * kDsBytes;
+constexpr int kLseAt = kDqAt + 2 * kDqPieceBytes;
+constexpr int kDeltaAt = kLseAt + kQueryStages * kTileM * 4;
+constexpr int kBarriersAt = kDeltaAt + kQueryStages * kTileM * 4;
+constexpr int kUnitsAt = kBarriersAt + 2 * RingBarriers<kQueryStages>::kBytes + RingBarriers<1>::kBytes;
+constexpr int kMessagesAt = kUnitsAt + kUnitSlots * int(sizeof(KeyUnit));
+constexpr int kBackwardSmemBytes = kMessagesAt + kMessages * 16 + 16;
+static_assert(kBackwardSmemBytes <= 232448, "one block's shared memory");
+
+// What the producer tells the others about a query tile.
+struct alignas(16) TileMessage {
+    int kinds;      // two bits for each piece, and the flags below; or kNoMoreUnits
+    int head;
+    int first;      // first row, counted in its sequence
+    int above;      // kOrdered: the key tile that adds to dQ before this one, and 1; or 0
+};
+constexpr int kLast = 16;            // of its unit
+constexpr int kNoTile = 32;          // the unit has no query tile: nothing was loaded
+constexpr int kNoMoreUnits = -1;
+
+struct Shared {
+    u32 start;
+    float* lse;                      // [kQueryStages][kTileM] base 2
+    float* delta;                    // [kQueryStages][kTileM]
+    KeyUnit* units;                  // [kUnitSlots]
+    TileMessage* messages;           // [kMessages] in turn: written one tile ahead
+    int* is_last_sharer;             // [kConsumers]
+    RingBarriers<kQueryStages> q, d_o;
+    RingBarriers<1> kv;
+
+    LG_DEVICE explicit Shared(char* raw) {
+        start = shared_address(raw);
+        lse = reinterpret_cast<float*>(raw + kLseAt);
+        delta = reinterpret_cast<float*>(raw + kDeltaAt);
+        units = reinterpret_cast<KeyUnit*>(raw + kUnitsAt);
+        messages = reinterpret_cast<TileMessage*>(raw + kMessagesAt);
+        is_last_sharer = reinterpret_cast<int*>(messages + kMessages);
+        q.base = start + kBarriersAt;
+        d_o.base = q.base + RingBarriers<kQueryStages>::kBytes;
+        kv.base = d_o.base + RingBarriers<kQueryStages>::kBytes;
+    }
+    LG_DEVICE TileMessage& message(const Ring<kQueryStages>& at) const { return messages[at.count % kMessages]; }
+    LG_DEVICE KeyUnit& unit(const Ring<1>& at) const { return units[at.count % kUnitSlots]; }
+    LG_DEVICE u32 keys() const { return start + kKeyAt; }
+    LG_DEVICE u32 values() const { return start + kValueAt; }
+    LG_DEVICE u32 queries(int stage) const { return start + kQueryAt + stage * tile_bytes(kTileM); }
+    LG_DEVICE u32 out_grads(int stage) const { return start + kOutGradAt + stage * tile_bytes(kTileM); }
+    LG_DEVICE u32 staging(int consumer) const { return start + kDqAt + consumer * kDqPieceBytes; }
+    LG_DEVICE u32 ds(int buffer) const { return start + kDsAt + buffer * kDsBytes; }
+};
+
+// Named barriers, by consumer where there are two.
+constexpr int kMeeting = 1, kWarpgroupOnly = 2, kStagingOffered = 4, kStagingFilled = 6;
+constexpr int kStagingThreads = kWarpgroup + kWarpSize;
+
+// ---- producer: one warp -------------------------------------------------------------------------------------------------
+
+struct Producer {
+    const Params& p;
+    const TensorMap& q_map;
+    const TensorMap& k_map;
+    const TensorMap& v_map;
+    const TensorMap& do_map;
+    const Shared& shared;
+    int lane;
+    Ring<kQueryStages> at;
+    Ring<1> unit_at;
+
+    LG_DEVICE void send_keys(const KeyUnit& unit) const {
+        if (lane == 0) {
+            const u32 full = shared.kv.full(0);
+            shared.kv.wait_empty(unit_at);
+            const int pieces = (unit.first[0] != kNone) + (unit.first[1] != kNone);
+            barrier_arrive_expecting(full, 2 * pieces * tile_bytes(kPieceN));
+            for (int piece = 0; piece < kPieces; ++piece) {
+                if (unit.first[piece] == kNone) continue;
+                const int token = unit.s.k_begin + unit.first[piece];
+                tma_load_tile<kTileN>(shared.keys() + piece * panel_bytes(kPieceN), k_map, full, unit.g, token);
+                tma_load_tile<kTileN>(shared.values() + piece * panel_bytes(kPieceN), v_map, full, unit.g, token);
+            }
+        }
+    }
+
+    // lse in base 2, and delta, of the rows of a query tile. Rows that do not exist or saw no key: lse = +inf, so P = 0.
+    LG_DEVICE void write_row_statistics(const KeyUnit& unit, int head, int first) const {
+#pragma unroll 2
+        for (int row = lane; row < kTileM; row += kWarpSize) {
+            float lse = kInf, delta = 0.0f;
+            if (first + row < unit.s.q_len) {
+                const i64 at_row = i64(head) * p.total_q + unit.s.q_begin + first + row;
+                const float natural = p.lse[at_row];
+                if (natural != -kInf) {
+                    lse = natural * kLog2e;
+                    delta = p.delta[at_row];
+                }
+            }
+            shared.lse[at.stage() * kTileM + row] = lse;
+            shared.delta[at.stage() * kTileM + row] = delta;
+        }
+    }
+
+    LG_DEVICE void send_queries(const KeyUnit& unit) {
+        const TileMessage& message = shared.message(at);
+        const int token = unit.s.q_begin + message.first;
+        shared.q.wait_empty(at);
+        if (lane == 0) {
+            barrier_arrive_expecting(shared.q.full(at.stage()), tile_bytes(kTileM));
+            tma_load_tile<kTileM>(shared.queries(at.stage()), q_map, shared.q.full(at.stage()), message.head, token);
+        }
+        shared.d_o.wait_empty(at);
+        if (lane == 0) {
+            barrier_arrive_expecting(shared.d_o.full(at.stage()), tile_bytes(kTileM));
+            tma_load_tile<kTileM>(shared.out_grads(at.stage()), do_map, shared.d_o.full(at.stage()), message.head, token);
+        }
+        __syncwarp();
+        write_row_statistics(unit, message.head, message.first);
+        barrier_arrive(shared.q.full(at.stage()));
+        at.advance();
+    }
+
+    // A message without a tile.
+    LG_DEVICE void send_word(int word) {
+        shared.q.wait_empty(at);
+        shared.d_o.wait_empty(at);
+        if (lane == 0) {
+            shared.message(at).kinds = word;
+            barrier_arrive(shared.q.full(at.stage()));
+            barrier_arrive(shared.d_o.full(at.stage()));
+        }
+        __syncwarp();
+        barrier_arrive(shared.q.full(at.stage()));
+        at.advance();
+    }
+
+    // Writes the message about the next query tile, going from head to head. False after the last.
+    LG_DEVICE bool next_tile(UnitWalk& walk, const KeyUnit& unit, int& head, TileMessage& message) const {
+        int m, kinds;
+        while (!walk.next(m, kinds)) {
+            if (++head >= unit.head_end) return false;
+            walk.restart();
+        }
+        const int above = kOrdered ? walk.key_tile_above(m) : 0;
+        if (lane == 0) message = {kinds, head, m * kTileM, above};
+        return true;
+    }
+
+    // The walk is one query tile ahead, so that the last one can be told apart. K and V come after the first, which need not wait
+    // for the end of the unit before.
+    LG_DEVICE void send_unit(const KeyUnit& unit) {
+        UnitWalk walk(p, unit);
+        int head = unit.head_begin;
+        bool more = next_tile(walk, unit, head, shared.message(at));
+        if (!more) return send_word(kNoTile | kLast), send_keys(unit);
+        for (bool started = false; more; started = true) {
+            more = next_tile(walk, unit, head, shared.message(at.next()));
+            if (!more && lane == 0) shared.message(at).kinds |= kLast;
+            __syncwarp();
+            send_queries(unit);
+            if (!started) send_keys(unit);
+        }
+    }
+
+    LG_DEVICE u32 draw(int* next_ticket) const {
+        int ticket = 0;
+        if (lane == 0) ticket = atomicAdd(next_ticket, 1);
+        return __shfl_sync(kAllLanes, ticket, 0);
+    }
+
+    LG_DEVICE void run(int* next_ticket) {
+        for (u32 ticket = draw(next_ticket); ticket < work_units(p); ticket = draw(next_ticket)) {
+            KeyUnit& unit = shared.unit(unit_at);
+            if (!describe_unit(p, ticket, unit)) continue;
+            send_unit(unit);
+            unit_at.advance();
+        }
+        send_word(kNoMoreUnits);
+    }
+};
+
+// ---- adding warp: dQ --------------------------------------------------------------------------------------------------------
+
+struct DqAdder {
+    const Params& p;
+    const Shared& shared;
+    int lane;
+    Ring<kQueryStages> at;
+    Ring<1> unit_at;
+
+    LG_DEVICE void offer_staging() const {
+        for (int consumer = 0; consumer < kConsumers; ++consumer) {
+            named_barrier_arrive(kStagingOffered + consumer, kStagingThreads);
+        }
+    }
+    // The same for dK and dV, which nobody hands on: waits until it is taken, or the next offer would count for this one.
+    LG_DEVICE void hand_over_staging() const {
+        for (int consumer = 0; consumer < kConsumers; ++consumer) {
+            named_barrier_sync(kStagingOffered + consumer, kStagingThreads);
+        }
+    }
+
+    LG_DEVICE void add(const TileMessage& message, const KeyUnit& unit) const {
+        const int tile = dq_tile(p, unit.sequence, unit.s.q_begin, message.first / kTileM, message.head);
+        int* turn = p.dq_turn + tile;
+        if (kOrdered && lane == 0) {
+            while (load_acquire(turn) != message.above) {
+            }
+        }
+        __syncwarp();
+        for (int consumer = 0; consumer < kConsumers; ++consumer) {
+            named_barrier_sync(kStagingFilled + consumer, kStagingThreads);
+            if (lane == 0) bulk_add(dq_piece(p, tile, consumer), shared.staging(consumer), kDqPieceBytes);
+            __syncwarp();
+        }
+        if (lane == 0) {
+            if constexpr (kOrdered) {
+                bulk_wait();
+                store_release(turn, unit.tile + 1);
+            } else {
+                bulk_wait_read();
+            }
+        }
+        __syncwarp();
+    }
+
+    LG_DEVICE void run() {
+        for (;;) {
+            shared.q.wait_full(at);
+            const TileMessage message = shared.message(at);
+            if (message.kinds == kNoMoreUnits) break;
+            if (!(message.kinds & kNoTile)) {
+                offer_staging();
+                add(message, shared.unit(unit_at));
+            }
+            if (message.kinds & kLast) {
+                hand_over_staging();
+                unit_at.advance();
+            }
+            at.advance();
+        }
+        if (lane == 0) bulk_wait();
+    }
+};
+
+}  // namespace lg
