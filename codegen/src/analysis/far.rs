@@ -21,7 +21,7 @@ pub fn far_pieces(ir: &MaskIr, programs: &Programs, g: u32, keys: u32, piece: u3
         u64::from(far_keys(begin).begin < end.min(begin + i64::from(piece)))
     };
     // The last piece may be cut, and does not repeat.
-    let (whole, cut) = (u64::from(keys / piece), keys % piece > 0);
+    let (whole, cut) = (u64::from(keys / piece), !keys.is_multiple_of(piece));
     let repeats = Periodicity::of(ir).in_blocks(piece.into());
     sum(whole, repeats, is_far) as u32 + if cut { is_far(whole) as u32 } else { 0 }
 }
