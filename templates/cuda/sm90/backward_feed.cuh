@@ -48,6 +48,8 @@ struct Shared {
     KeyUnit* units;                  // [kUnitSlots]
     TileMessage* messages;           // [kMessages] in turn: written one tile ahead
     int* is_last_sharer;             // [kConsumers]
+    int* ticket;                     // the producer's next
+    int* units_sent;
     RingBarriers<kQueryStages> q, d_o;
     RingBarriers<1> kv;
 
@@ -58,6 +60,8 @@ struct Shared {
         units = reinterpret_cast<KeyUnit*>(raw + kUnitsAt);
         messages = reinterpret_cast<TileMessage*>(raw + kMessagesAt);
         is_last_sharer = reinterpret_cast<int*>(messages + kMessages);
+        ticket = is_last_sharer + kConsumers;
+        units_sent = ticket + 1;
         q.base = start + kBarriersAt;
         d_o.base = q.base + RingBarriers<kQueryStages>::kBytes;
         kv.base = d_o.base + RingBarriers<kQueryStages>::kBytes;
@@ -78,6 +82,12 @@ constexpr int kStagingThreads = kWarpgroup + kWarpSize;
 
 // ---- producer: one warp -------------------------------------------------------------------------------------------------
 
+// A lane's rows of a query tile: natural log-sum-exp and delta.
+struct RowStatistics {
+    static constexpr int kRows = kTileM / kWarpSize;
+    float lse[kRows], delta[kRows];
+};
+
 struct Producer {
     const Params& p;
     const TensorMap& q_map;
@@ -87,12 +97,14 @@ struct Producer {
     const Shared& shared;
     int lane;
     Ring<kQueryStages> at;
-    Ring<1> unit_at;
+
+    // Kept in shared memory: there is no register for it.
+    LG_DEVICE Ring<1> unit_at() const { return Ring<1>{u32(*shared.units_sent)}; }
 
     LG_DEVICE void send_keys(const KeyUnit& unit) const {
         if (lane == 0) {
             const u32 full = shared.kv.full(0);
-            shared.kv.wait_empty(unit_at);
+            shared.kv.wait_empty(unit_at());
             const int pieces = (unit.first[0] != kNone) + (unit.first[1] != kNone);
             barrier_arrive_expecting(full, 2 * pieces * tile_bytes(kPieceN));
             for (int piece = 0; piece < kPieces; ++piece) {
@@ -104,25 +116,32 @@ struct Producer {
         }
     }
 
-    // lse in base 2, and delta, of the rows of a query tile. Rows that do not exist or saw no key: lse = +inf, so P = 0.
-    LG_DEVICE void write_row_statistics(const KeyUnit& unit, int head, int first) const {
-#pragma unroll 2
-        for (int row = lane; row < kTileM; row += kWarpSize) {
-            float lse = kInf, delta = 0.0f;
-            if (first + row < unit.s.q_len) {
-                const i64 at_row = i64(head) * p.total_q + unit.s.q_begin + first + row;
-                const float natural = p.lse[at_row];
-                if (natural != -kInf) {
-                    lse = natural * kLog2e;
-                    delta = p.delta[at_row];
-                }
-            }
-            shared.lse[at.stage() * kTileM + row] = lse;
-            shared.delta[at.stage() * kTileM + row] = delta;
+    // Asks for the statistics of a query tile's rows. Rows that do not exist count as rows that saw no key.
+    LG_DEVICE RowStatistics load_statistics(const KeyUnit& unit, const TileMessage& message) const {
+        RowStatistics rows;
+        const i64 first = i64(message.head) * p.total_q + unit.s.q_begin + message.first;
+#pragma unroll
+        for (int n = 0; n < RowStatistics::kRows; ++n) {
+            const int row = lane + n * kWarpSize;
+            const bool exists = message.first + row < unit.s.q_len;
+            rows.lse[n] = exists ? p.lse[first + row] : -kInf;
+            rows.delta[n] = exists ? p.delta[first + row] : 0.0f;
+        }
+        return rows;
+    }
+
+    // lse in base 2, and delta. Rows that saw no key: lse = +inf, so P = 0, whatever delta was.
+    LG_DEVICE void write_statistics(const RowStatistics& rows) const {
+#pragma unroll
+        for (int n = 0; n < RowStatistics::kRows; ++n) {
+            const int place = at.stage() * kTileM + lane + n * kWarpSize;
+            const bool empty = rows.lse[n] == -kInf;
+            shared.lse[place] = empty ? kInf : rows.lse[n] * kLog2e;
+            shared.delta[place] = empty ? 0.0f : rows.delta[n];
         }
     }
 
-    LG_DEVICE void send_queries(const KeyUnit& unit) {
+    LG_DEVICE void send_queries(const KeyUnit& unit, const RowStatistics& rows) {
         const TileMessage& message = shared.message(at);
         const int token = unit.s.q_begin + message.first;
         shared.q.wait_empty(at);
@@ -136,7 +155,7 @@ struct Producer {
             tma_load_tile<kTileM>(shared.out_grads(at.stage()), do_map, shared.d_o.full(at.stage()), message.head, token);
         }
         __syncwarp();
-        write_row_statistics(unit, message.head, message.first);
+        write_statistics(rows);
         barrier_arrive(shared.q.full(at.stage()));
         at.advance();
     }
@@ -155,8 +174,8 @@ struct Producer {
         at.advance();
     }
 
-    // Writes the message about the next query tile, going from head to head. False after the last.
-    LG_DEVICE bool next_tile(UnitWalk& walk, const KeyUnit& unit, int& head, TileMessage& message) const {
+    // Writes the message about the next query tile of this head, or of those that follow. False after the last.
+    LG_DEVICE bool next_tile(UnitWalk& walk, const KeyUnit& unit, int head, TileMessage& message) const {
         int m, kinds;
         while (!walk.next(m, kinds)) {
             if (++head >= unit.head_end) return false;
@@ -167,34 +186,48 @@ struct Producer {
         return true;
     }
 
-    // The walk is one query tile ahead, so that the last one can be told apart. K and V come after the first, which need not wait
-    // for the end of the unit before.
-    LG_DEVICE void send_unit(const KeyUnit& unit) {
+    // The walk is one query tile ahead, so that the last one can be told apart, and goes on while the statistics are on their way.
+    // K and V come after the first tile, which need not wait for the end of the unit before. Draws the next ticket on the way.
+    LG_DEVICE void send_unit(const KeyUnit& unit, int* next_ticket) {
         UnitWalk walk(p, unit);
-        int head = unit.head_begin;
-        bool more = next_tile(walk, unit, head, shared.message(at));
-        if (!more) return send_word(kNoTile | kLast), send_keys(unit);
+        bool more = next_tile(walk, unit, unit.head_begin, shared.message(at));
+        if (!more) {
+            draw(next_ticket);
+            send_word(kNoTile | kLast);
+            send_keys(unit);
+        }
         for (bool started = false; more; started = true) {
-            more = next_tile(walk, unit, head, shared.message(at.next()));
-            if (!more && lane == 0) shared.message(at).kinds |= kLast;
             __syncwarp();
-            send_queries(unit);
+            const RowStatistics rows = load_statistics(unit, shared.message(at));
+            more = next_tile(walk, unit, shared.message(at).head, shared.message(at.next()));
+            if (!more) {
+                if (lane == 0) shared.message(at).kinds |= kLast;
+                draw(next_ticket);
+            }
+            __syncwarp();
+            send_queries(unit, rows);
             if (!started) send_keys(unit);
         }
     }
 
-    LG_DEVICE u32 draw(int* next_ticket) const {
-        int ticket = 0;
-        if (lane == 0) ticket = atomicAdd(next_ticket, 1);
-        return __shfl_sync(kAllLanes, ticket, 0);
+    LG_DEVICE void draw(int* next_ticket) {
+        if (lane == 0) *shared.ticket = atomicAdd(next_ticket, 1);
     }
 
     LG_DEVICE void run(int* next_ticket) {
-        for (u32 ticket = draw(next_ticket); ticket < work_units(p); ticket = draw(next_ticket)) {
-            KeyUnit& unit = shared.unit(unit_at);
-            if (!describe_unit(p, ticket, unit)) continue;
-            send_unit(unit);
-            unit_at.advance();
+        if (lane == 0) *shared.units_sent = 0;
+        draw(next_ticket);
+        for (;;) {
+            __syncwarp();
+            const u32 ticket = *shared.ticket;
+            if (ticket >= work_units(p)) break;
+            KeyUnit& unit = shared.unit(unit_at());
+            if (describe_unit(p, ticket, unit)) {
+                send_unit(unit, next_ticket);
+                if (lane == 0) *shared.units_sent += 1;
+            } else {
+                draw(next_ticket);
+            }
         }
         send_word(kNoMoreUnits);
     }
