@@ -125,10 +125,12 @@ where
     let best = best.map(|(n, _)| *n).ok_or("no candidate runs")?;
     let best_seconds = time(&candidates[best].candidate);
 
-    let store = Store::open(StoreLocation::Memory);
+    // The store is this search's own: its key tells nothing apart.
+    let (store, key) =
+        (Store::open(StoreLocation::Memory), TuneKey::new(TuneProblem::default(), tokens.into()));
     let stop = AtomicBool::new(false);
     let limits = Limits { deadline: Instant::now() + Duration::from_secs(120), stop: &stop };
-    let report = search(bench, (&store, &key(tokens), name), limits, &mut |_| {})?;
+    let report = search(bench, (&store, &key, name), limits, &mut |_| {})?;
     let tuned = report.best().map_or(f64::NAN, |best| time(&best.schedule));
     let guess = report.first_guess().map_or(f64::NAN, |guess| time(&guess.schedule));
     let kept = candidates.iter().filter(|ranked| ranked.rejected.is_none()).count();
@@ -149,25 +151,6 @@ fn summary(statistic: Statistic, seconds: &[f64]) -> f64 {
     sorted.sort_by(f64::total_cmp);
     let at = if statistic == Statistic::Least { 0 } else { sorted.len().saturating_sub(1) / 2 };
     sorted.get(at).copied().unwrap_or(f64::NAN)
-}
-
-/// A key of no consequence: the store is this search's own.
-fn key(tokens: u32) -> TuneKey {
-    let text = String::new;
-    let problem = TuneProblem {
-        pattern_hash: text(),
-        pass: text(),
-        head_dim: 0,
-        dtype: text(),
-        softcap: false,
-        sink_logit: false,
-        target: text(),
-        device: text(),
-        driver: text(),
-        compiler: text(),
-        generator: text(),
-    };
-    TuneKey::new(problem, tokens.into())
 }
 
 fn options() -> Outcome<Options> {

@@ -6,7 +6,7 @@ mod cuda;
 use std::sync::Arc;
 
 use cuda::Case;
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Failed, Trial};
 use longgen_codegen::artifact::Artifact;
 use longgen_codegen::cuda::engine;
 use longgen_codegen::cuda::nvrtc::{CompileOptions, Nvrtc};
@@ -15,14 +15,7 @@ use longgen_codegen::spec::{Dtype, KernelSpec, Pass, PatternCode, Shape};
 use longgen_codegen::target::{Family, Target};
 
 fn main() {
-    let mut arguments = Arguments::from_args();
-    // NVRTC works on as many threads as it is asked from; two are what a small machine has.
-    arguments.test_threads.get_or_insert(2);
-    let nvrtc = cuda::nvrtc();
-    if let Err(reason) = &nvrtc {
-        eprintln!("ignored: {reason}");
-    }
-    libtest_mimic::run(&arguments, trials(nvrtc.ok())).exit();
+    cuda::run_with_nvrtc(trials);
 }
 
 /// Presets as they ship; and the small patterns, which are odder, once each with everything switched on.

@@ -6,7 +6,7 @@ mod cuda;
 use std::sync::Arc;
 
 use cuda::Case;
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Failed, Trial};
 use longgen_codegen::artifact::{Artifact, BuildError};
 use longgen_codegen::cuda::nvrtc::Nvrtc;
 use longgen_codegen::ir::Programs;
@@ -22,13 +22,7 @@ use longgen_codegen::target::{Family, Target};
 const OFF_BY: u32 = 28;
 
 fn main() {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(2);
-    let nvrtc = cuda::nvrtc();
-    if let Err(reason) = &nvrtc {
-        eprintln!("ignored: {reason}");
-    }
-    libtest_mimic::run(&arguments, trials(nvrtc.ok())).exit();
+    cuda::run_with_nvrtc(trials);
 }
 
 fn trials(nvrtc: Option<Nvrtc>) -> Vec<Trial> {

@@ -113,13 +113,12 @@ fn tuned_schedules_go_in() {
         pass: "decode".into(),
         head_dim: 64,
         dtype: "bf16".into(),
-        softcap: false,
-        sink_logit: false,
         target: "sm_90a".into(),
         device: "NVIDIA H200".into(),
         driver: "13000".into(),
         compiler: "nvrtc 13.0".into(),
         generator: GENERATOR.into(),
+        ..TuneProblem::default()
     };
     let store = Store::open(StoreLocation::in_folder(folder.path()));
     let plan = format!("decode {} {schedule}", candidates[0].family);

@@ -50,13 +50,12 @@ fn filled(cache: &Path) {
         pass: "forward".into(),
         head_dim: 128,
         dtype: "bf16".into(),
-        softcap: false,
-        sink_logit: false,
         target: "sm_90a".into(),
         device: "NVIDIA H200".into(),
         driver: "13.0".into(),
         compiler: "nvrtc 13.0".into(),
         generator: concat!("longgen ", env!("CARGO_PKG_VERSION")).into(),
+        ..TuneProblem::default()
     };
     let key = TuneKey::new(problem, 8000);
     let provenance = Provenance {

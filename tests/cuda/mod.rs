@@ -1,6 +1,7 @@
 //! What the CUDA test binaries share: where NVRTC is looked for, and which patterns are tried.
 #![allow(dead_code)] // Each binary uses its part.
 
+use libtest_mimic::{Arguments, Trial};
 use longgen_codegen::cuda::NvrtcError;
 use longgen_codegen::cuda::locate::ToolSearch;
 use longgen_codegen::cuda::nvrtc::Nvrtc;
@@ -30,6 +31,18 @@ pub fn nvrtc() -> Result<Nvrtc, String> {
         Err(NvrtcError::NotFound { .. }) => Err("no NVRTC on this machine".to_owned()),
         Err(other) => panic!("{other}"),
     }
+}
+
+/// The `main` of a binary whose trials need NVRTC and no GPU.
+pub fn run_with_nvrtc(trials: impl FnOnce(Option<Nvrtc>) -> Vec<Trial>) -> ! {
+    let mut arguments = Arguments::from_args();
+    // NVRTC works on as many threads as it is asked from; two are what a small machine has.
+    arguments.test_threads.get_or_insert(2);
+    let nvrtc = nvrtc();
+    if let Err(reason) = &nvrtc {
+        eprintln!("ignored: {reason}");
+    }
+    libtest_mimic::run(&arguments, trials(nvrtc.ok())).exit()
 }
 
 /// A pattern with a name for test titles.

@@ -69,13 +69,12 @@ fn tune_key(window: usize, tokens: u64) -> TuneKey {
         pass: "forward".into(),
         head_dim: 128,
         dtype: "bf16".into(),
-        softcap: false,
-        sink_logit: false,
         target: "sm_90a".into(),
         device: "NVIDIA H200".into(),
         driver: "13.0".into(),
         compiler: "nvrtc 13.0".into(),
         generator: "longgen 0.0.0".into(),
+        ..TuneProblem::default()
     };
     TuneKey::new(problem, tokens)
 }

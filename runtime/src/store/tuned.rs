@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{Store, checksum, now};
 
 /// All that a choice depends on but the length. Equal keys mean that one's measurement holds for the other.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TuneProblem {
     /// `PatternCode::hash`.
     pub pattern_hash: String,

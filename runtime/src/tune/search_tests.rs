@@ -67,21 +67,7 @@ impl Bench for Known {
 }
 
 fn key() -> TuneKey {
-    let text = || "x".to_owned();
-    let problem = TuneProblem {
-        pattern_hash: text(),
-        pass: "forward".to_owned(),
-        head_dim: 64,
-        dtype: text(),
-        softcap: false,
-        sink_logit: false,
-        target: text(),
-        device: text(),
-        driver: text(),
-        compiler: text(),
-        generator: text(),
-    };
-    TuneKey::new(problem, 8192)
+    TuneKey::new(TuneProblem { pass: "forward".to_owned(), ..TuneProblem::default() }, 8192)
 }
 
 fn run(bench: &mut Known, store: &Store, seconds: u64) -> TuneReport {
