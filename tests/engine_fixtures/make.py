@@ -2,6 +2,7 @@
 
     python make.py                  writes every case beside this file
     python make.py --check DIR TEXT loads a checkpoint of `lgc train` and prints what `lgc eval perplexity` should print
+    python make.py --saved DIR      loads DIR/CASE, each case as our engine saved it in shards, and compares its logits
 
 Each case is a directory: the model as `save_pretrained` writes it, and expected.safetensors with the tokens, their
 positions and targets, logits, loss, every gradient, the weights after one clipped AdamW step, and 200 greedily decoded
@@ -16,7 +17,7 @@ import sys
 
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 HERE = pathlib.Path(__file__).parent
@@ -172,11 +173,31 @@ def check(folder, text):
     print(f"perplexity {math.exp(total / targets):.4f}, loss {total / targets:.6f} nats over {targets} tokens")
 
 
+@torch.no_grad()
+def check_saved(root):
+    """Exits with 1 when a saved model is another one to transformers than the model it was made of."""
+    same = True
+    for case in CASES:
+        folder = root / case["name"]
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, attn_implementation="eager", dtype=torch.float32, output_loading_info=True)
+        expected = load_file(HERE / case["name"] / "expected.safetensors")
+        found = logits(model, case, expected["tokens"], case.get("documents"))
+        error = ((found - expected["logits"]).norm() / expected["logits"].norm()).item()
+        missing = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
+        shards = len(list(folder.glob("model-*-of-*.safetensors")))
+        same &= shards > 1 and error < 1e-6 and not missing
+        print(f"{case['name']}: {shards} shards, logits differ by {error:.1e}, missing or unexpected {missing}")
+    sys.exit(not same)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     if len(sys.argv) == 4 and sys.argv[1] == "--check":
         check(sys.argv[2], sys.argv[3])
+    elif len(sys.argv) == 3 and sys.argv[1] == "--saved":
+        check_saved(pathlib.Path(sys.argv[2]))
     else:
         make_tokenizer()
         record = {
