@@ -2,7 +2,7 @@
 """Our GPU kernels beside the peers', taking turns on the same shapes in one run, on one GPU.
 
     cargo bench --bench gpu --no-run            # builds target/release/deps/gpu-<hash>
-    python benches/peers_gpu.py BINARY [--out results.json] [--seconds 600] [--flex-seconds 300]
+    python benches/peers_gpu.py BINARY [--out results.json] [--peers cudnn,flash2,sdpa,flex] [--seconds 600] [--flex-seconds 300]
 
 Peers: PyTorch's scaled_dot_product_attention through cuDNN and through FlashAttention (dense causal, decode), FlexAttention
 compiled with the same mask; FlashAttention-3 and FlashInfer are named as missing where they are not installed. All on random bf16 data;
@@ -12,6 +12,7 @@ ceilings: a large matmul and a large copy.
 
 Results are written after every item, the most important ones first, so that a run cut short loses little. FlexAttention comes last:
 its kernels are compiled beforehand, in processes of their own, into PyTorch's cache, and six of them took 178 s on 16 cores.
+`--peers flex` runs its items alone.
 """
 
 import argparse
@@ -247,8 +248,6 @@ def flex_shapes():
 
 def flex_items_as_compiled(seconds):
     """The items that FlexAttention takes part in and whose kernels it has compiled by then. Nothing compiles while they are timed."""
-    if seconds <= 0:
-        return
     deadline = time.monotonic() + seconds
     command = [sys.executable, __file__, "--compile-flex"]
     processes = [subprocess.Popen(command + [str(index)], stderr=subprocess.PIPE) for index in range(len(flex_shapes()))]
@@ -333,12 +332,21 @@ def row(it, result, limits, dense):
     return f"| {describe(it)} | {result['ms']:.4f} | {rate} | {ratio} | {kept} | {build} | {error:.0e} |"
 
 
+def peers_named(text):
+    names = text.split(",")
+    unknown = [name for name in names if name not in PEERS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]} is none of {', '.join(PEERS)}")
+    return names
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("binary", nargs="?")
     parser.add_argument("--out", default="gpu_bench.json")
     parser.add_argument("--seconds", type=float, default=600, help="start no further item after this long")
-    parser.add_argument("--flex-seconds", type=float, default=300, help="wait this long for FlexAttention to compile; 0: leave it out")
+    parser.add_argument("--flex-seconds", type=float, default=300, help="wait this long for FlexAttention to compile")
+    parser.add_argument("--peers", type=peers_named, default=list(PEERS), help="which take part, with commas; by default all")
     parser.add_argument("--compile-flex", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.compile_flex is not None:
@@ -378,9 +386,10 @@ def main():
         with open(options.out, "w") as file:
             json.dump(record, file, indent=1)
 
-    for it, peers in items():
-        measure(it, [name for name in peers if name != "flex"])
-    for it in flex_items_as_compiled(options.flex_seconds):
+    wanted = [name for name in options.peers if name != "flex"]
+    for it, peers in items() if wanted else ():
+        measure(it, [name for name in peers if name in wanted])
+    for it in flex_items_as_compiled(options.flex_seconds) if "flex" in options.peers else ():
         measure(it, ["flex"])
     ours.close()
     record["clock_after"] = smi("clocks.sm,power.draw,temperature.gpu")

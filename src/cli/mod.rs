@@ -79,7 +79,7 @@ enum Command {
     Tune(Box<tune::Args>),
     /// Tell what this machine has, what it lacks, and how to get it
     Doctor(doctor::Args),
-    /// Train a Llama model under a pattern, on the CPU
+    /// Train a Llama model under a pattern, on the CPU or a GPU
     Train(Box<train::Args>),
     /// Continue texts with a model
     Generate(Box<generate::Args>),
