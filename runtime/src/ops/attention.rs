@@ -172,41 +172,59 @@ impl Attention {
         q: &[f32],
         cache: CachedKeys<'_>,
     ) -> Result<Vec<f32>, CpuAttentionError> {
-        match cache.in_order {
-            true => self.forward_in_order(first, q, cache),
-            false => Ok(self.forward_slots(first, q, cache)),
+        let tokens = q.len() / (self.shape.heads() * self.shape.head_dim());
+        if cache.in_order {
+            return self.forward_in_order(first, q, [cache.keys, cache.values], cache.slots[0]);
         }
+        if tokens == 1 {
+            return Ok(self.forward_slots(first, q, cache));
+        }
+        let keys = first + tokens;
+        let [k, v] = self.unpack(keys, cache);
+        self.forward_in_order(first, q, [&k, &v], keys)
     }
 
-    /// Every key lies at its index: the compiled kernel runs on the cache as it is.
+    /// Keys and values at their indices, (G, `keys`, D). Rows of keys that are not cached stay untouched, so that the system
+    /// gives no memory for most of them; no query sees them.
+    fn unpack(&self, keys: usize, cache: CachedKeys<'_>) -> [Vec<f32>; 2] {
+        let (kv_heads, d) = (self.shape.kv_heads(), self.shape.head_dim());
+        let mut ordered = [vec![0.0; kv_heads * keys * d], vec![0.0; kv_heads * keys * d]];
+        let heads = cache.slots.iter().enumerate().flat_map(|(g, &slots)| std::iter::repeat_n(g, slots));
+        for (slot, (g, &key)) in heads.zip(cache.slot_key).enumerate().filter(|(_, (_, key))| **key >= 0) {
+            for (ordered, cached) in ordered.iter_mut().zip([cache.keys, cache.values]) {
+                ordered[(g * keys + key as usize) * d..][..d].copy_from_slice(&cached[slot * d..][..d]);
+            }
+        }
+        ordered
+    }
+
+    /// Every key lies at its index, `head_rows` rows for each KV head: the compiled kernel runs on them as they are.
     fn forward_in_order(
         &self,
         first: usize,
         q: &[f32],
-        cache: CachedKeys<'_>,
+        [k, v]: [&[f32]; 2],
+        head_rows: usize,
     ) -> Result<Vec<f32>, CpuAttentionError> {
         let (heads, kv_heads, d) = (self.shape.heads(), self.shape.kv_heads(), self.shape.head_dim());
         let q = self.view(q, heads)?;
         let tokens = first + q.shape().tokens;
         let shape = TensorShape { tokens, heads: kv_heads, head_dim: d };
-        let head_stride = cache.slots[0] * d;
-        let k = TensorView::strided(Elements::F32(cache.keys), shape, d, head_stride)?;
-        let v = TensorView::strided(Elements::F32(cache.values), shape, d, head_stride)?;
+        let k = TensorView::strided(Elements::F32(k), shape, d, head_rows * d)?;
+        let v = TensorView::strided(Elements::F32(v), shape, d, head_rows * d)?;
         let sequences = Sequences::new(vec![0, q.shape().tokens], vec![0, tokens], Some(vec![first as i64]))?;
         let inputs = CpuInputs { q, k, v, sink_logit: None };
         elements(self.kernel.forward(&self.problem(sequences)?, inputs)?.o).map_err(CpuAttentionError::from)
     }
 
-    /// Keys lie where the layout put them: each query takes the slots whose keys it sees.
-    fn forward_slots(&self, first: usize, q: &[f32], cache: CachedKeys<'_>) -> Vec<f32> {
+    /// The queries (H, D) of token `i`, by the slots whose keys it sees: less work for one token than bringing keys in order.
+    fn forward_slots(&self, i: usize, q: &[f32], cache: CachedKeys<'_>) -> Vec<f32> {
         let (group, d) = (self.shape.group(), self.shape.head_dim());
-        let kv_heads = self.shape.kv_heads();
-        let starts: Vec<usize> = (0..kv_heads).map(|g| cache.slots[..g].iter().sum()).collect();
         let mut o = vec![0.0; q.len()];
-        let rows = o.par_chunks_mut(group * d).zip(q.par_chunks(group * d)).enumerate();
-        rows.for_each(|(row, (o, q))| {
-            let (t, g) = (row / kv_heads, row % kv_heads);
-            let visible = self.visible_slots(g, first + t, starts[g]..starts[g] + cache.slots[g], cache);
+        let heads = o.par_chunks_mut(group * d).zip(q.par_chunks(group * d)).enumerate();
+        heads.for_each(|(g, (o, q))| {
+            let start = cache.slots[..g].iter().sum();
+            let visible = self.visible_slots(g, i, start..start + cache.slots[g], cache);
             for (o, q) in o.chunks_exact_mut(d).zip(q.chunks_exact(d)) {
                 self.attend(cache, &visible, q, o);
             }
