@@ -14,12 +14,14 @@ use rayon::prelude::*;
 use crate::{Machine, Test};
 
 /// All tests.
-pub const ALL: [(&str, Test); 6] = [
+pub const ALL: [(&str, Test); 8] = [
     ("model::loss_and_logits", loss_and_logits),
     ("model::gradients", gradients),
     ("model::updates_lower_the_loss", updates_lower_the_loss),
     ("model::decoding", decoding),
+    ("model::long_decoding", long_decoding),
     ("model::batches", batches),
+    ("model::many_sequences", many_sequences),
     ("model::out_of_memory", out_of_memory),
 ];
 
@@ -34,6 +36,15 @@ const PATTERNS: [&str; 4] = [
     "where=q - k < 50 || k % 7 == q % 7",
 ];
 
+/// Long contexts: a plan, the tokens of the prompt and of its chunks, and the new tokens. Rings that are full just as the prompt
+/// ends, that go round ten times in it and three times after it, and beside strided blocks; masks in tokens and in blocks.
+const LONG: [(&str, [usize; 3]); 4] = [
+    ("sink=4, window=1000; full layers=1 of=3", [990, 256, 1100]),
+    ("sink=4, window=300; full layers=1 of=3", [3000, 512, 1000]),
+    ("sink=3, window=500, stride=8, block=64; full layers=1 of=3", [4000, 777, 600]),
+    ("block=64, sink_blocks=1, window_blocks=8; full layers=1 of=3", [4090, 1024, 700]),
+];
+
 struct Setting {
     model: Llama,
     /// Weights that bf16 holds exactly.
@@ -46,7 +57,7 @@ impl Setting {
             r#"{{"model_type": "llama", "hidden_size": 256, "intermediate_size": 520, "num_hidden_layers": 3,
                 "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 301,
                 "initializer_range": 0.06, "rms_norm_eps": 1e-5, "tie_word_embeddings": {tied},
-                "max_position_embeddings": 4096}}"#
+                "max_position_embeddings": 8192}}"#
         );
         let pattern: Pattern = plan(pattern)?;
         let model = Llama::new(LlamaConfig::parse(&config)?, &pattern)?;
@@ -73,7 +84,8 @@ impl Setting {
 /// Compiles the kernels of all tests, on all cores; what fails here fails again in its test.
 fn compile_all(machine: &Machine) {
     let uses = [GpuUse::Decode, GpuUse::Train];
-    let all: Vec<_> = PATTERNS.iter().flat_map(|pattern| uses.map(|used| (pattern, used))).collect();
+    let mut all: Vec<_> = PATTERNS.iter().flat_map(|pattern| uses.map(|used| (pattern, used))).collect();
+    all.extend(LONG.iter().map(|(pattern, _)| (pattern, GpuUse::Decode)));
     all.par_iter().for_each(|(pattern, used)| {
         let _ = Setting::new(pattern, false).map(|setting| {
             GpuLlama::new(&machine.device, &machine.cache, &machine.blas, &setting.model, *used).is_ok()
@@ -198,65 +210,81 @@ fn updates_lower_the_loss(machine: &Machine) -> Result<(), Failed> {
     close("loss of the masters", &[device as f32], &[host as f32], 5.0 * BF16)
 }
 
-/// Prompts in chunks, then token by token; the reference computes the whole sequence again each time.
 fn decoding(machine: &Machine) -> Result<(), Failed> {
     for pattern in PATTERNS {
-        let setting = Setting::new(pattern, false)?;
-        let (model, weights) = setting.gpu(machine, GpuUse::Decode)?;
         // Prompts below, at and past the window; chunks of one token, of some, of everything.
-        for (prompt, chunk, new) in [(1, 1, 30), (39, 16, 12), (130, 48, 30), (130, 130, 5)] {
-            let tokens = setting.tokens(prompt + new, 7);
-            let batch = Batch::single(tokens.clone())?;
-            let expected = setting.model.logits(&setting.weights, &batch)?;
-            let row = |t: usize| &expected[t * 301..][..301];
-            let mut decoder = GpuDecoder::new(&model, &weights);
-            decoder.open(&[Room { max_tokens: prompt + new, chunk_tokens: chunk }])?;
-            let mut logits = Vec::new();
-            for part in tokens[..prompt].chunks(chunk) {
-                logits = decoder.extend(0, part)?;
-            }
-            let name = |what: &str| format!("{what}: {pattern}, prompt {prompt}, chunk {chunk}");
-            close(&name("prompt"), &logits, row(prompt - 1), BF16)?;
-            let mut found = Vec::new();
-            for &token in &tokens[prompt..] {
-                found.extend(decoder.step(&[Some(token)])?.remove(0));
-            }
-            close(&name("steps"), &found, &expected[prompt * 301..], BF16)?;
-        }
+        let sizes = [[1, 1, 30], [39, 16, 12], [130, 48, 30], [130, 130, 5]];
+        decode(machine, pattern, &sizes)?;
     }
     Ok(())
 }
 
-/// Sequences of different lengths, one of which ends early.
-fn batches(machine: &Machine) -> Result<(), Failed> {
-    for pattern in PATTERNS {
-        let setting = Setting::new(pattern, false)?;
-        let (model, weights) = setting.gpu(machine, GpuUse::Decode)?;
-        let prompts = [70, 3, 131];
-        let new = 20;
-        let all: Vec<Vec<u32>> = (0..3).map(|s| setting.tokens(prompts[s] + new, 20 + s as u64)).collect();
+fn long_decoding(machine: &Machine) -> Result<(), Failed> {
+    LONG.iter().try_for_each(|(pattern, sizes)| decode(machine, pattern, &[*sizes]))
+}
+
+/// Prompts in chunks, then token by token; the reference computes the whole sequence at once, without a cache.
+fn decode(machine: &Machine, pattern: &str, sizes: &[[usize; 3]]) -> Result<(), Failed> {
+    let setting = Setting::new(pattern, false)?;
+    let (model, weights) = setting.gpu(machine, GpuUse::Decode)?;
+    for &[prompt, chunk, new] in sizes {
+        let tokens = setting.tokens(prompt + new, 7);
+        let expected = setting.model.logits(&setting.weights, &Batch::single(tokens.clone())?)?;
+        let row = |t: usize| &expected[t * 301..][..301];
         let mut decoder = GpuDecoder::new(&model, &weights);
-        let room = |&prompt: &usize| Room { max_tokens: prompt + new, chunk_tokens: 32.min(prompt) };
-        decoder.open(&prompts.iter().map(room).collect::<Vec<_>>())?;
-        for (s, tokens) in all.iter().enumerate() {
-            for part in tokens[..prompts[s]].chunks(32) {
-                decoder.extend(s, part)?;
-            }
+        decoder.open(&[Room { max_tokens: prompt + new, chunk_tokens: chunk }])?;
+        let mut logits = Vec::new();
+        for part in tokens[..prompt].chunks(chunk) {
+            logits = decoder.extend(0, part)?;
         }
-        let mut found = vec![Vec::new(); 3];
-        for step in 0..new {
-            let goes = |s: usize| s != 1 || step < 7;
-            let tokens: Vec<Option<u32>> =
-                (0..3).map(|s| goes(s).then(|| all[s][prompts[s] + step])).collect();
-            for (s, logits) in decoder.step(&tokens)?.into_iter().enumerate().filter(|(s, _)| goes(*s)) {
-                found[s].extend(logits);
-            }
+        let name = |what: &str| format!("{what}: {pattern}, prompt {prompt}, chunk {chunk}");
+        close(&name("prompt"), &logits, row(prompt - 1), BF16)?;
+        let mut found = Vec::new();
+        for &token in &tokens[prompt..] {
+            found.extend(decoder.step(&[Some(token)])?.remove(0));
         }
-        for (s, found) in found.iter().enumerate() {
-            let expected = setting.model.logits(&setting.weights, &Batch::single(all[s].clone())?)?;
-            let expected = &expected[prompts[s] * 301..][..found.len()];
-            close(&format!("sequence {s}: {pattern}"), found, expected, BF16)?;
+        close(&name("steps"), &found, &expected[prompt * 301..], BF16)?;
+    }
+    Ok(())
+}
+
+fn batches(machine: &Machine) -> Result<(), Failed> {
+    PATTERNS.iter().try_for_each(|pattern| decode_batch(machine, pattern, &[70, 3, 131]))
+}
+
+fn many_sequences(machine: &Machine) -> Result<(), Failed> {
+    let prompts: Vec<usize> = (1..=11).map(|n| 13 * n).collect();
+    PATTERNS[..3].iter().try_for_each(|pattern| decode_batch(machine, pattern, &prompts))
+}
+
+/// Sequences of different lengths, one of which ends early.
+fn decode_batch(machine: &Machine, pattern: &str, prompts: &[usize]) -> Result<(), Failed> {
+    let setting = Setting::new(pattern, false)?;
+    let (model, weights) = setting.gpu(machine, GpuUse::Decode)?;
+    let new = 20;
+    let sequence = |(s, prompt): (usize, &usize)| setting.tokens(prompt + new, 20 + s as u64);
+    let all: Vec<Vec<u32>> = prompts.iter().enumerate().map(sequence).collect();
+    let mut decoder = GpuDecoder::new(&model, &weights);
+    let room = |&prompt: &usize| Room { max_tokens: prompt + new, chunk_tokens: 32.min(prompt) };
+    decoder.open(&prompts.iter().map(room).collect::<Vec<_>>())?;
+    for (s, tokens) in all.iter().enumerate() {
+        for part in tokens[..prompts[s]].chunks(32) {
+            decoder.extend(s, part)?;
         }
+    }
+    let mut found = vec![Vec::new(); all.len()];
+    for step in 0..new {
+        let goes = |s: usize| s != 1 || step < 7;
+        let tokens: Vec<Option<u32>> =
+            (0..all.len()).map(|s| goes(s).then(|| all[s][prompts[s] + step])).collect();
+        for (s, logits) in decoder.step(&tokens)?.into_iter().enumerate().filter(|(s, _)| goes(*s)) {
+            found[s].extend(logits);
+        }
+    }
+    for (s, found) in found.iter().enumerate() {
+        let expected = setting.model.logits(&setting.weights, &Batch::single(all[s].clone())?)?;
+        let expected = &expected[prompts[s] * 301..][..found.len()];
+        close(&format!("sequence {s}: {pattern}"), found, expected, BF16)?;
     }
     Ok(())
 }

@@ -116,45 +116,44 @@ fn linear(machine: &Machine) -> Result<(), Failed> {
 
 fn matvec(machine: &Machine) -> Result<(), Failed> {
     let Engine { stream, ops, .. } = machine.engine()?;
-    // Widths below, at and past what a warp takes in one go; more rows than a kernel takes.
-    for (tokens, inputs, outputs) in [(1, 64, 6), (3, 1024, 50), (2, 1304, 250), (8, 4096, 32), (11, 72, 14)]
-    {
-        let shape = LinearShape { tokens, inputs, outputs };
-        let (x, w) = (Numbers::new(tokens * inputs, 1), Numbers::new(outputs * inputs, 2));
-        let (norm, y) = (Numbers::new(inputs, 3), Numbers::new(tokens * outputs, 4));
+    // Widths below, at and past what a warp takes in one go.
+    for (inputs, outputs) in [(64, 6), (1024, 50), (1304, 250), (4096, 32), (72, 14)] {
+        let shape = LinearShape { tokens: 1, inputs, outputs };
+        let (x, w) = (Numbers::new(inputs, 1), Numbers::new(outputs * inputs, 2));
+        let (norm, y) = (Numbers::new(inputs, 3), Numbers::new(outputs, 4));
         let (x_d, w_d, norm_d) = (x.upload(&stream)?, w.upload(&stream)?, norm.upload(&stream)?);
-        let mut plain = vec![0.0; tokens * outputs];
+        let product = |norm, output| ops.matvec([inputs, outputs], x_d.span(), w_d.span(), norm, output);
+        let mut plain = vec![0.0; outputs];
         linear_forward(shape, &x.wide, &w.wide, &mut plain);
 
         let stored = poisoned(&stream, 2 * plain.len())?;
-        ops.matvec(shape, x_d.span(), w_d.span(), None, MatvecOutput::Store(stored.span()))?;
+        product(None, MatvecOutput::Store(stored.span()))?;
         close("store", &widened(&stored)?, &plain, BF16)?;
         let added = y.upload(&stream)?;
-        ops.matvec(shape, x_d.span(), w_d.span(), None, MatvecOutput::Add(added.span()))?;
+        product(None, MatvecOutput::Add(added.span()))?;
         let sum: Vec<f32> = plain.iter().zip(&y.wide).map(|(a, b)| a + b).collect();
         close("add", &widened(&added)?, &sum, BF16)?;
 
-        let (mut normed, mut scales) = (vec![0.0; x.wide.len()], vec![0.0; tokens]);
+        let (mut normed, mut scales) = (vec![0.0; inputs], vec![0.0]);
         rmsnorm_forward(&x.wide, &norm.wide, 1e-5, &mut normed, &mut scales);
         linear_forward(shape, &normed, &w.wide, &mut plain);
         let float = poisoned(&stream, 4 * plain.len())?;
         let norm = Some((norm_d.span(), 1e-5));
-        ops.matvec(shape, x_d.span(), w_d.span(), norm, MatvecOutput::Float(float.span()))?;
+        product(norm, MatvecOutput::Float(float.span()))?;
         close("normed", &float.to_vec()?, &plain, F32)?;
         let gated = poisoned(&stream, plain.len())?;
-        ops.matvec(shape, x_d.span(), w_d.span(), norm, MatvecOutput::Swiglu(gated.span()))?;
+        product(norm, MatvecOutput::Swiglu(gated.span()))?;
         let silu = |x: f32| x / (1.0 + (-x).exp());
-        let rows = plain.chunks(outputs);
-        let expected: Vec<f32> =
-            rows.flat_map(|row| (0..outputs / 2).map(move |n| silu(row[n]) * row[outputs / 2 + n])).collect();
+        let (gate, up) = plain.split_at(outputs / 2);
+        let expected: Vec<f32> = gate.iter().zip(up).map(|(&gate, up)| silu(gate) * up).collect();
         close("swiglu", &widened(&gated)?, &expected, BF16)?;
     }
     // An odd vocabulary.
-    let shape = LinearShape { tokens: 2, inputs: 64, outputs: 7 };
-    let (x, w) = (Numbers::new(128, 1), Numbers::new(7 * 64, 2));
-    let (float, mut expected) = (poisoned(&stream, 4 * 14)?, vec![0.0; 14]);
+    let shape = LinearShape { tokens: 1, inputs: 64, outputs: 7 };
+    let (x, w) = (Numbers::new(64, 1), Numbers::new(7 * 64, 2));
+    let (float, mut expected) = (poisoned(&stream, 4 * 7)?, vec![0.0; 7]);
     let (x_d, w_d) = (x.upload(&stream)?, w.upload(&stream)?);
-    ops.matvec(shape, x_d.span(), w_d.span(), None, MatvecOutput::Float(float.span()))?;
+    ops.matvec([64, 7], x_d.span(), w_d.span(), None, MatvecOutput::Float(float.span()))?;
     linear_forward(shape, &x.wide, &w.wide, &mut expected);
     close("odd", &float.to_vec()?, &expected, F32)
 }

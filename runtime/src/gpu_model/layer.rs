@@ -3,7 +3,7 @@
 
 use half::bf16;
 
-use super::{DeviceLayer, GpuLlama};
+use super::{DeviceLayer, DeviceParams, GpuLlama};
 use crate::blas::{Product, Values};
 use crate::driver::{Buffer, Span};
 use crate::gpu::{ForwardTensors, Layout, Prepared, View, ViewMut};
@@ -201,5 +201,21 @@ impl GpuLlama {
             self.blas.multiply(Product::Forward, down, product, w.down, Some(x), x)?;
         }
         Ok(())
+    }
+
+    /// logits (T, V) = rmsnorm(x) Whead^T.
+    pub(super) fn logits(
+        &self,
+        tokens: usize,
+        weights: &DeviceParams<bf16>,
+        x: Span<'_, bf16>,
+        space: &Workspace,
+        logits: Span<'_, f32>,
+    ) -> Result<(), ModelError> {
+        let (normed, scales) = (space.normed.span(), space.scales.span());
+        let (norm, head) = (weights.norm()?, weights.head()?);
+        self.ops.rmsnorm_forward(tokens, x, norm, self.config().norm_eps, normed, scales)?;
+        let shape = self.linear(tokens, self.config().width, self.config().vocabulary);
+        Ok(self.blas.multiply(Product::Forward, shape, normed, head, None, Values::F32(logits))?)
     }
 }

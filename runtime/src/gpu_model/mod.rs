@@ -14,6 +14,7 @@ mod load;
 mod memory;
 mod params;
 mod prefill;
+mod single;
 mod state;
 mod step;
 mod train;

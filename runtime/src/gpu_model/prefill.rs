@@ -10,7 +10,7 @@ use super::layer::Workspace;
 use super::{DeviceParams, GpuCache, GpuLlama};
 use crate::driver::Buffer;
 use crate::gpu::Prepared;
-use crate::gpu_ops::{CacheRows, KeySlots, MatvecOutput};
+use crate::gpu_ops::{CacheRows, KeySlots};
 use crate::model::ModelError;
 use crate::problem::Sequences;
 
@@ -106,10 +106,7 @@ impl GpuLlama {
         }
         cache.advance(sequence, count);
         let last = Workspace::rows(&space.x, count - 1, 1, c)?;
-        let shape = self.linear(1, c, self.config().vocabulary);
-        let norm = Some((weights.norm()?, self.config().norm_eps));
-        let logits = MatvecOutput::Float(space.logits.span());
-        Ok(self.ops.matvec(shape, last, weights.head()?, norm, logits)?)
+        self.logits_one(weights, last, space.logits.span())
     }
 
     fn kind_chunk(

@@ -3,10 +3,11 @@
 
 use half::bf16;
 
+use super::layer::Workspace;
 use super::{DeviceParams, GpuCache, GpuLlama};
 use crate::driver::{Buffer, Graph};
 use crate::gpu::{ForwardTensors, Layout, Prepared, View, ViewMut};
-use crate::gpu_ops::{KeySlots, MatvecOutput, RopeTables};
+use crate::gpu_ops::KeySlots;
 use crate::model::ModelError;
 use crate::problem::Sequences;
 
@@ -15,21 +16,16 @@ pub(super) struct Step {
     sequences: usize,
     /// (B)
     tokens: Buffer,
-    /// RoPE positions (B), and indices of the tokens (B).
-    positions: Buffer,
+    /// Indices of the tokens (B).
     index: Buffer,
-    cosines: Buffer,
-    sines: Buffer,
-    /// (B, C), (B, H + 2 G, D), (B, H, D), (H, B), (B, F), (B, V)
+    /// The residual stream, (B, C).
     x: Buffer,
-    qkv: Buffer,
-    o: Buffer,
-    lse: Buffer,
-    product: Buffer,
+    space: Workspace,
+    /// (B, V)
     logits: Buffer,
     kinds: Vec<StepKind>,
     graph: Option<Graph>,
-    /// Steps done; the first one runs without a graph, so that everything is loaded when the second is captured.
+    /// Steps done; the first one runs without a graph, so that all is loaded and planned when the second is captured.
     done: usize,
 }
 
@@ -58,15 +54,9 @@ impl Step {
         Ok(Step {
             sequences: b,
             tokens: model.buffer::<u32>(b)?,
-            positions: model.buffer::<f32>(b)?,
             index: model.buffer::<i32>(b)?,
-            cosines: model.buffer::<f32>(b * config.head_dim / 2)?,
-            sines: model.buffer::<f32>(b * config.head_dim / 2)?,
             x: model.buffer::<bf16>(b * config.width)?,
-            qkv: model.buffer::<bf16>(b * model.qkv_width())?,
-            o: model.buffer::<bf16>(b * model.q_width())?,
-            lse: model.buffer::<f32>(b * config.heads)?,
-            product: model.buffer::<bf16>(b * config.hidden)?,
+            space: Workspace::new(model, b)?,
             logits: model.buffer::<f32>(b * config.vocabulary)?,
             kinds,
             graph: None,
@@ -118,7 +108,7 @@ impl Step {
         let index: Vec<usize> = (0..b).map(index).collect();
         let ids: Vec<u32> = tokens.iter().map(|token| token.unwrap_or(0)).collect();
         self.tokens.write(&ids)?;
-        self.positions.write(&index.iter().map(|&i| i as f32).collect::<Vec<f32>>())?;
+        self.space.positions.write(&index.iter().map(|&i| i as f32).collect::<Vec<f32>>())?;
         self.index.write(&index.iter().map(|&i| i as i32).collect::<Vec<i32>>())?;
         for (kind, own) in self.kinds.iter_mut().enumerate() {
             let mut all = vec![-1; model.config().kv_heads * b];
@@ -149,28 +139,33 @@ impl Step {
         weights: &DeviceParams<bf16>,
         cache: &GpuCache,
     ) -> Result<(), ModelError> {
-        let (config, ops, b) = (model.config(), &model.ops, self.sequences);
-        let (c, f, eps) = (config.width, config.hidden, config.norm_eps);
-        let tables = RopeTables { cosines: self.cosines.span(), sines: self.sines.span() };
-        let (positions, frequencies) = (self.positions.span(), model.frequencies.span());
-        ops.rope_angles(b, positions, frequencies, config.rope.attention_factor(), tables)?;
-        ops.embedding_forward(b, c, weights.embedding()?, self.tokens.span(), self.x.span())?;
+        let (config, b) = (model.config(), self.sequences);
+        let single = b == 1;
+        self.space.fill_tables(model, b)?;
+        let table = weights.embedding()?;
+        model.ops.embedding_forward(b, config.width, table, self.tokens.span(), self.x.span())?;
         for layer in 0..config.layers {
             let w = weights.layer(layer)?;
-            let shape = model.linear(b, c, model.qkv_width());
-            let norm = Some((w.input_norm, eps));
-            ops.matvec(shape, self.x.span(), w.qkv, norm, MatvecOutput::Store(self.qkv.span()))?;
+            if single {
+                model.project_one(&w, self.x.span(), &self.space)?;
+            } else {
+                model.project(b, &w, self.x.span(), &self.space)?;
+            }
             self.attend(model, cache, layer)?;
-            let (shape, x) = (model.linear(b, model.q_width(), c), self.x.span());
-            ops.matvec(shape, self.o.span(), w.o, None, MatvecOutput::Add(x))?;
-            let (shape, norm) = (model.linear(b, c, 2 * f), Some((w.post_norm, eps)));
-            ops.matvec(shape, x, w.gate_up, norm, MatvecOutput::Swiglu(self.product.span()))?;
-            let shape = model.linear(b, f, c);
-            ops.matvec(shape, self.product.span(), w.down, None, MatvecOutput::Add(x))?;
+            let (x, space) = (self.x.span(), &self.space);
+            if single {
+                model.add_one(&w, x, space)?;
+            } else {
+                model.add_attention(b, &w, space.o.span(), x, x)?;
+                model.add_mlp(b, &w, &self.x, space)?;
+            }
         }
-        let (shape, norm) = (model.linear(b, c, config.vocabulary), Some((weights.norm()?, eps)));
-        let logits = MatvecOutput::Float(self.logits.span());
-        Ok(ops.matvec(shape, self.x.span(), weights.head()?, norm, logits)?)
+        let (x, logits) = (self.x.span(), self.logits.span());
+        if single {
+            model.logits_one(weights, x, logits)
+        } else {
+            model.logits(b, weights, x, &self.space, logits)
+        }
     }
 
     /// Stores the new keys and attends over the cache.
@@ -182,16 +177,17 @@ impl Step {
             slots: own.slots.span(),
             slot_key: table.map(|table| (self.index.span(), table.span(), stride)),
         };
-        let tables = RopeTables { cosines: self.cosines.span(), sines: self.sines.span() };
-        model.ops.rope_store(b, stream_shape, self.qkv.span(), tables, slots, cache.all_rows(layer, kind))?;
+        let (qkv, tables) = (self.space.qkv.span(), self.space.tables());
+        model.ops.rope_store(b, stream_shape, qkv, tables, slots, cache.all_rows(layer, kind))?;
         let keys = cache.views(layer, kind, 0, stride);
+        let Workspace { qkv, o, lse, .. } = &mut self.space;
         let tensors = ForwardTensors {
-            q: View { buffer: &self.qkv, layout: model.q_layout(b) },
+            q: View { buffer: qkv, layout: model.q_layout(b) },
             k: keys.k,
             v: keys.v,
             sink_logit: None,
-            o: ViewMut { buffer: &mut self.o, layout: Layout::contiguous(model.q_shape(b)) },
-            lse: &mut self.lse,
+            o: ViewMut { buffer: o, layout: Layout::contiguous(model.q_shape(b)) },
+            lse,
         };
         let attention = &model.kinds[kind].attention;
         Ok(model.attention_watch.time(|| attention.decode(&mut own.prepared, tensors, table))?)

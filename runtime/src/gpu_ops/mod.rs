@@ -42,7 +42,7 @@ const KERNELS: [(&str, &[&str]); 9] = [
     ("cache", &["cache_unpack", "cache_pack"]),
     ("cross_entropy", &["cross_entropy"]),
     ("embedding", &["embedding_forward", "embedding_backward"]),
-    ("matvec", &["matvec_1", "matvec_2", "matvec_4", "matvec_8"]),
+    ("matvec", &["matvec"]),
     ("optimizer", &["adamw", "squared_norm", "round_weights", "widen_weights"]),
     ("random", &["fill_normal"]),
     ("rmsnorm", &["rmsnorm_forward", "rmsnorm_backward", "rmsnorm_weight_gradient", "add_strips"]),

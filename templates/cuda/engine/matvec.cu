@@ -1,17 +1,17 @@
-// Products of a decode step: few rows x [T, K] times weights W [N, K]. Bound by reading W, which happens once.
+// Products of a decode step of one sequence: x [K] times weights W [N, K]. Bound by reading W, which happens once.
 //
-//   matvec_T (T = 1, 2, 4, 8)    y[t, n] = sum_k x[t, k] W[n, k]      grid x covers pairs of weight rows, one pair a warp
+//   matvec    y[n] = sum_k x[k] W[n, k]      grid x covers pairs of weight rows, one pair a warp
 //
 // Launched early: the first weights are on their way before the kernel that makes x is done.
 //
-// With `norm` [K] (else null) x is normed on the way: y[t, n] = r_t * sum_k x[t, k] norm[k] W[n, k], where every warp finds
-// r_t = 1 / sqrt(mean(x_t^2) + eps) for itself while it reads x anyway.
+// With `norm` [K] (else null) x is normed on the way: y[n] = r * sum_k x[k] norm[k] W[n, k], where every warp finds
+// r = 1 / sqrt(mean(x^2) + eps) for itself while it reads x anyway.
 //
 // What becomes of a pair of sums, `kind`:
-//   kStore    y [T, N] bf16                                            rows 2 p and 2 p + 1
-//   kAdd      y [T, N] bf16 is added to (the residual stream)          rows 2 p and 2 p + 1
-//   kSwiglu   y [T, N / 2] bf16 = silu(first) * second                 rows p and N / 2 + p, gate and up
-//   kFloat    y [T, N] float                                           rows 2 p and 2 p + 1
+//   kStore    y [N] bf16                                               rows 2 p and 2 p + 1
+//   kAdd      y [N] bf16 is added to (the residual stream)             rows 2 p and 2 p + 1
+//   kSwiglu   y [N / 2] bf16 = silu(first) * second                    rows p and N / 2 + p, gate and up
+//   kFloat    y [N] float                                              rows 2 p and 2 p + 1
 #include "engine/rows.cuh"
 
 namespace lg {
@@ -19,43 +19,37 @@ namespace lg {
 enum Kind { kStore, kAdd, kSwiglu, kFloat };
 constexpr int kUnroll = 4;  // octets of each row in flight per lane
 
-// Sums of two rows with each x, and of the squares of x.
-template <int kTokens>
+// Sums of two rows with x, and of the squares of x.
 struct Sums {
-    float first[kTokens] = {}, second[kTokens] = {}, squares[kTokens] = {};
+    float first = 0.0f, second = 0.0f, squares = 0.0f;
 
-    LG_DEVICE void add(const uint4& w0, const uint4& w1, const Half* x, const Half* norm, int octet, int inputs, int tokens) {
-        const Octet a = unpack(w0), b = unpack(w1);
+    LG_DEVICE void add(const uint4& w0, const uint4& w1, const Half* x, const Half* norm, int octet) {
+        const Octet a = unpack(w0), b = unpack(w1), v = load_octet(x, octet);
         Octet weight;
         if (norm != nullptr) weight = load_octet(norm, octet);
 #pragma unroll
-        for (int t = 0; t < kTokens; ++t) {
-            if (t >= tokens) break;
-            const Octet v = load_octet(x + i64(t) * inputs, octet);
-#pragma unroll
-            for (int n = 0; n < kOctet; ++n) {
-                float value = v.x[n];
-                if (norm != nullptr) {
-                    squares[t] += value * value;
-                    value *= weight.x[n];
-                }
-                first[t] += value * a.x[n];
-                second[t] += value * b.x[n];
+        for (int n = 0; n < kOctet; ++n) {
+            float value = v.x[n];
+            if (norm != nullptr) {
+                squares += value * value;
+                value *= weight.x[n];
             }
+            first += value * a.x[n];
+            second += value * b.x[n];
         }
     }
 };
 
-LG_DEVICE void finish(int kind, void* y, i64 row, int pair, int outputs, float first, float second) {
+LG_DEVICE void finish(int kind, void* y, int pair, int outputs, float first, float second) {
     Half* half = static_cast<Half*>(y);
     if (kind == kSwiglu) {
-        half[row * (outputs / 2) + pair] = float_to_half(first * sigmoid(first) * second);
+        half[pair] = float_to_half(first * sigmoid(first) * second);
         return;
     }
-    const i64 at = row * outputs + 2 * pair;
+    const int at = 2 * pair;
     if (kind == kFloat) {
         static_cast<float*>(y)[at] = first;
-        if (2 * pair + 1 < outputs) static_cast<float*>(y)[at + 1] = second;
+        if (at + 1 < outputs) static_cast<float*>(y)[at + 1] = second;
         return;
     }
     if (kind == kAdd) {
@@ -81,9 +75,11 @@ struct Flight {
     }
 };
 
-template <int kTokens>
-LG_DEVICE void matvec(const Half* x, const Half* weights, const Half* norm, void* y, int inputs, int outputs, int tokens, int kind,
-                      float eps) {
+}  // namespace lg
+
+extern "C" __global__ void __launch_bounds__(256) matvec(const lg::Half* x, const lg::Half* weights, const lg::Half* norm, void* y,
+                                                         int inputs, int outputs, int kind, float eps) {
+    using namespace lg;
     let_successor_start();
     const int lane = threadIdx.x % kWarpSize;
     const int pair = blockIdx.x * (blockDim.x / kWarpSize) + threadIdx.x / kWarpSize;
@@ -96,38 +92,20 @@ LG_DEVICE void matvec(const Half* x, const Half* weights, const Half* norm, void
     Flight flight;
     flight.load(w0, w1, lane, octets);
     wait_for_predecessor();  // x comes from there, and y may still be read there; weights do not change
-    Sums<kTokens> sums;
+    Sums sums;
     for (int octet = lane; octet < octets; octet += kUnroll * kWarpSize) {
         if (octet != lane) flight.load(w0, w1, octet, octets);
 #pragma unroll
         for (int u = 0; u < kUnroll; ++u) {
             if (octet + u * kWarpSize >= octets) break;
-            sums.add(flight.a[u], flight.b[u], x, norm, octet + u * kWarpSize, inputs, tokens);
+            sums.add(flight.a[u], flight.b[u], x, norm, octet + u * kWarpSize);
         }
     }
-#pragma unroll
-    for (int t = 0; t < kTokens; ++t) {
-        if (t >= tokens) break;
-        float one = warp_sum(sums.first[t]), two = warp_sum(sums.second[t]);
-        if (norm != nullptr) {
-            const float scale = rsqrtf(warp_sum(sums.squares[t]) / inputs + eps);
-            one *= scale;
-            two *= scale;
-        }
-        if (lane == 0) finish(kind, y, t, pair, outputs, one, two);
+    float one = warp_sum(sums.first), two = warp_sum(sums.second);
+    if (norm != nullptr) {
+        const float scale = rsqrtf(warp_sum(sums.squares) / inputs + eps);
+        one *= scale;
+        two *= scale;
     }
+    if (lane == 0) finish(kind, y, pair, outputs, one, two);
 }
-
-}  // namespace lg
-
-#define LG_MATVEC(kTokens)                                                                                                    \
-    extern "C" __global__ void __launch_bounds__(256)                                                                         \
-        matvec_##kTokens(const lg::Half* x, const lg::Half* weights, const lg::Half* norm, void* y, int inputs, int outputs,  \
-                         int tokens, int kind, float eps) {                                                                   \
-        lg::matvec<kTokens>(x, weights, norm, y, inputs, outputs, tokens, kind, eps);                                         \
-    }
-
-LG_MATVEC(1)
-LG_MATVEC(2)
-LG_MATVEC(4)
-LG_MATVEC(8)
