@@ -63,7 +63,9 @@ LG_DEVICE void store_shared(u32 address, float a, float b, float c, float d) {
 template <int kRows>
 LG_DEVICE void zero_rows(u32 tile, int first, int thread, int end = kRows) {
     constexpr int kChunksPerRow = kPanelRowBytes / 16;
+#pragma unroll
     for (int panel = 0; panel < kPanels; ++panel) {
+#pragma unroll 1
         for (int chunk = first * kChunksPerRow + thread; chunk < end * kChunksPerRow; chunk += kWarpgroup) {
             store_shared(tile + panel * panel_bytes(kRows) + chunk * 16, 0.0f, 0.0f, 0.0f, 0.0f);
         }
