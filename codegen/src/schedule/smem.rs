@@ -13,15 +13,15 @@ pub fn smem_bytes(pass: Pass, family: Family, shape: &Shape, schedule: &Schedule
         // Q, then rings of K and V.
         (Pass::Forward, Family::Sm80) => queries + 2 * stages * keys,
         // Two stages of Q and the staging of O, rings of K and V, barriers of these and of the ring of steps, eight steps of
-        // 48 bytes, four messages of 32, two ints per piece of a stage.
+        // 44 bytes, four messages of 28, two ints per piece of a stage.
         (Pass::Forward, Family::Sm90) => {
             let barriers = ring_barriers(2) + 2 * ring_barriers(stages) + ring_barriers(8);
             ALIGNMENT
                 + 3 * queries
                 + 2 * stages * keys
                 + barriers
-                + 8 * 48
-                + 4 * 32
+                + 8 * 44
+                + 4 * 28
                 + 8 * stages * (tile_n / PIECE_KEYS)
         }
         // K and V, then rings of Q, dO, log-sum-exp and delta.

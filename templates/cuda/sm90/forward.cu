@@ -8,15 +8,18 @@
 //
 //   walker                     loader                                  consumer
 //     for each query tile        for each step                           for each query tile
-//       for each key tile          if it starts a query tile:              wait Q; S_0 = Q K_0^T; softmax
-//         wait step empty            wait Q empty; send tile, load Q       for each further key tile n
-//         send step                wait K empty; send (n, last?), load       my turn: issue S_n = Q K_n^T, O += P V_(n-1); pass it
-//     send "no more tiles"         wait V empty; load                        wait S_n, free K_n (and Q after the last); softmax of S_n
-//                                                                            wait O, free V_(n-1); rescale O where a maximum grew; P = S_n
+//       for each key tile          if it starts a query tile:              wait Q; S_0 = Q K_0^T
+//         wait step empty            wait Q empty; send tile, load Q       for each key tile n
+//         send step                wait K empty; send (n, last?), load       free K_n (and Q after the last); softmax of S_n
+//     send "no more tiles"         wait V empty; load                        wait O, free V_(n-1); rescale O where a maximum grew; P = S_n
+//                                                                            unless it is the last:
+//                                                                              my turn: issue S_(n+1) = Q K_(n+1)^T, O += P V_n; pass it
+//                                                                              wait S_(n+1)
 //                                                                          O += P V_last; write O and log-sum-exp
 //
 // A key tile is gathered from kPieces pieces of kPieceN keys, each with its own place, kind and box: with pieces of 64 the
-// blocks of a stride fill a tile that is 128 wide. The last tile's second piece may be absent: masked, its V rows zero.
+// blocks of a stride fill a tile that is 128 wide. The last tile's second piece may be absent: masked, its V rows zero. A query
+// tile that sees no key gets one key tile of which both are.
 //
 // Only the walker evaluates the pattern's bounds: each key tile's number and kind travel beside the data, so that the
 // consumers' hot loop holds no integer code of the pattern, except the predicate itself in tiles of the general kind. The walk is
@@ -28,8 +31,8 @@
 //   K   kStages T                                65536                          32768
 //   V   kStages T                                65536                          32768
 //   O   2 D kTileM                               32768                          24576
-//   barriers, messages                             768                            768
-//   plus 1024 to align the start                231168                         141056
+//   barriers, messages                             720                            720
+//   plus 1024 to align the start                231120                         141008
 //
 // Synchronisation. Each ring stage has a `full` barrier (1 arrival, by the producer, plus the bytes announced) and an `empty`
 // barrier (one arrival of each consumer warp). A message is an ordinary store before the producer's arrival on `full`, and is
@@ -96,32 +99,34 @@ struct Consumer {
     LG_DEVICE void softmax(float (&s)[64], const int (&messages)[kPieces], const TileMessage& tile, SoftmaxRows& rows,
                            float (&factor)[2]) const {
         if constexpr (kSoftcap) cap_scores(s, p.scale / p.softcap);
-        mask_piece<0>(s, messages[0], tile);
-        mask_piece<1>(s, messages[1], tile);
+        if ((messages[0] | messages[1]) & 3) mask(s, messages, tile);
         rows.update(s, factor, unit);
     }
 
-    template <int kPiece>
-    LG_DEVICE void mask_piece(float (&s)[64], int message, const TileMessage& tile) const {
-        constexpr int kElements = kPieceN / 2;
-        const int kind = message & 3, j0 = first_key(message);
-        if (kind == kFull) return;
-        mask_scores<kPiece * kElements>(s, kind, tile.g, tile.index + row(), j0 + column(), j0, tile.key_len);
+    LG_DEVICE void mask(float (&s)[64], const int (&messages)[kPieces], const TileMessage& tile) const {
+        u32 seen[kPieces] = {};
+#pragma unroll 1
+        for (int piece = 0; piece < kPieces; ++piece) {
+            const int message = piece == 0 ? messages[0] : messages[1], j0 = first_key(message);
+            seen[0] = seen[1];
+            seen[1] = seen_bits(message & 3, tile.g, tile.index + row(), j0 + column(), j0, tile.key_len);
+        }
+        mask_scores<0>(s, seen[0]);
+        mask_scores<32>(s, seen[1]);
     }
 
     // Waits for the V stage. At the end of the sequence, and where a piece is absent, its rows without a key become zeros.
     LG_DEVICE void receive_values() const {
         const Ring<kStages> v_at = at.previous();
         shared.v.wait_full(v_at);
-#pragma unroll
+        const int* keys = shared.real_keys + v_at.stage() * kPieces;
+        if (min_int(keys[0], keys[1]) >= kPieceN) return;
+#pragma unroll 1
         for (int piece = 0; piece < kPieces; ++piece) {
-            const int keys = shared.real_keys[v_at.stage() * kPieces + piece];
-            if (keys < kPieceN) {
-                const int first = piece * kPieceN;
-                zero_rows<kTileN>(shared.value_stage(v_at.stage()), first + keys, thread, first + kPieceN);
-                sync_warpgroup();
-            }
+            const int first = piece * kPieceN;
+            zero_rows<kTileN>(shared.value_stage(v_at.stage()), first + keys[piece], thread, first + kPieceN);
         }
+        sync_warpgroup();
     }
 
     // S of the received key tile is done with K, and with Q if it was the last.
@@ -132,11 +137,6 @@ struct Consumer {
 
     // All key tiles of the query tile.
     LG_DEVICE void attend(const TileMessage& tile, float (&o)[kHeadDim / 2], SoftmaxRows& rows) {
-        if (!tile.any_keys) {
-            clear(o);
-            shared.q.release(q_at);
-            return;
-        }
         float s[64];
         u32 weights[kTileN / 4];
         float factor[2];
@@ -145,13 +145,20 @@ struct Consumer {
         issue_scores(s);
         wgmma_wait<0>();
         pin(s);
-        release_scores_operands(messages[0]);
-        at.advance();
-        softmax(s, messages, tile, rows, factor);
-        pack_fragment(weights, s);
         clear(o);
-
-        while (!(messages[0] & kLast)) {
+        for (bool first = true;; first = false) {
+            release_scores_operands(messages[0]);
+            softmax(s, messages, tile, rows, factor);
+            wgmma_wait<0>();
+            pin(o);
+            pin(weights);
+            if (!first) {
+                shared.v.release(at.previous());
+                rescale_rows(o, factor);
+            }
+            at.advance();
+            pack_fragment(weights, s);
+            if (messages[0] & kLast) break;
             receive_keys(messages);
             wait_turn();
             issue_scores(s);
@@ -160,15 +167,6 @@ struct Consumer {
             pass_turn();
             wgmma_wait<1>();
             pin(s);
-            release_scores_operands(messages[0]);
-            softmax(s, messages, tile, rows, factor);
-            wgmma_wait<0>();
-            pin(o);
-            pin(weights);
-            shared.v.release(at.previous());
-            at.advance();
-            rescale_rows(o, factor);
-            pack_fragment(weights, s);
         }
         receive_values();
         issue_output(o, weights);

@@ -64,14 +64,12 @@ struct Walker {
         const TileMessage& tile = first.tile;
         KeyWalk<kPieceN> walk(p, sequence, tile.g, q_tile, tile.index, tile.index + tile.rows, tile.key_len);
         int messages[kPieces] = {};
-        bool more = next_tile(walk, messages);
-        first.tile.any_keys = more;
+        next_tile(walk, messages);
         first.starts = 1;
-        if (!more) return send_step();
         Step* step = &first;
         for (;;) {
             for (int piece = 0; piece < kPieces; ++piece) step->messages[piece] = messages[piece];
-            more = next_tile(walk, messages);
+            const bool more = next_tile(walk, messages);
             if (!more) step->messages[0] += kLast;
             send_step();
             if (!more) return;
@@ -157,16 +155,14 @@ struct Loader {
             const Step& step = shared.steps[step_at.stage()];
             int messages[kPieces];
             for (int piece = 0; piece < kPieces; ++piece) messages[piece] = step.messages[piece];
-            bool any_keys = true;
             if (step.starts) {
                 valid = step.tile.valid;
-                any_keys = valid && step.tile.any_keys;
                 k_begin = step.k_begin;
                 load_queries(step.tile);
             }
             barrier_arrive(shared.step.empty(step_at.stage()));
             step_at.advance();
-            if (any_keys) load_keys(messages);
+            if (valid) load_keys(messages);
         }
     }
 };

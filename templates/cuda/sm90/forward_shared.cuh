@@ -37,7 +37,6 @@ struct TileMessage {
     int rows;       // rows before the end of the sequence, 1 .. kTileM
     int index;      // query index of the first row
     int key_len;
-    int any_keys;   // 0: no key tile follows
 };
 constexpr int kTileMessages = 2 * kQueryStages;
 
@@ -46,7 +45,7 @@ struct Step {
     int messages[kPieces];
     int starts;         // 1: the first of a query tile. Only then there are:
     int k_begin;        // first key of the sequence, in the packed keys
-    TileMessage tile;   // which may have no key tile, or be no tile at all
+    TileMessage tile;   // which may be no tile at all
 };
 constexpr int kSteps = 8;
 

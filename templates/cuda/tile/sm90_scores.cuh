@@ -19,19 +19,28 @@ LG_DEVICE void cap_scores(float (&s)[kCount], float scale_over_cap) {
     for (int e = 0; e < kCount; ++e) s[e] = tanh_accurate(s[e] * scale_over_cap);
 }
 
-// Which elements of a fragment count in a general tile: one bit each, 32 at a time, in the order of the accumulator. A rolled
-// loop: the predicate may be long, and unrolled its comparisons would be hoisted into more registers than there are. The two
-// ends of a pair of keys and of a pair of rows are the four bits of a step.
+// Which elements of 32 of an accumulator count: one bit each, in the order of `element_bit`. Whatever kind a tile is, its bits are
+// found first, by rolled code, and then applied in one way: unrolled, the comparisons of a long predicate would be hoisted into
+// more registers than there are, and each copy costs compile time.
 
-// 32 elements of an accumulator of scores: rows are query indices i and i + 8, keys start at j.
+// Elements of one row are neighbours.
+LG_DEVICE constexpr int element_bit(int e) { return element_row(e) * 16 + e / 4 * 2 + e % 2; }
+
+// Bits of the elements of one row whose columns are below `column`.
+LG_DEVICE u32 bits_below(int column) {
+    const int inside = max_int(0, min_int(column, 64));
+    return (1u << (inside / 8 * 2 + min_int(inside % 8, 2))) - 1;
+}
+
+// The same in a general tile by the pattern's predicate: rows are query indices i and i + 8, keys start at j.
 LG_DEVICE u32 visible_bits(int g, int i, int j, int key_len) {
     u32 word = 0;
 #pragma unroll 1
-    for (int e = 0; e < 32; e += 4) {
-        const int key = j + element_column(e);
+    for (int c = 0; c < 8; ++c) {
+        const int key = j + 8 * c;
         word |= (u32(keep(kGeneral, g, i, key, key_len)) | u32(keep(kGeneral, g, i, key + 1, key_len)) << 1 |
-                 u32(keep(kGeneral, g, i + 8, key, key_len)) << 2 | u32(keep(kGeneral, g, i + 8, key + 1, key_len)) << 3)
-                << e;
+                 u32(keep(kGeneral, g, i + 8, key, key_len)) << 16 | u32(keep(kGeneral, g, i + 8, key + 1, key_len)) << 17)
+                << 2 * c;
     }
     return word;
 }
@@ -60,40 +69,34 @@ LG_DEVICE bool sees_one_run(int g, int i, int j0, int j1, int& begin, int& end) 
     return end == j1 || next_keys(g, i, i + 1, end).begin >= j1;
 }
 
-// Sets every score of elements [kFirst, kFirst + 32) that does not count to -inf. Rows are query indices i and i + 8; the
-// elements belong to the 64 keys from j0 on, the thread's first column to key j. One comparison an element at the causal
-// edge. In a general tile two, if each row of the warp sees one run of keys, as at the far edge of a window; else, and for
-// listed patterns, the pattern's own predicate.
-template <int kFirst, int kAll>
-LG_DEVICE void mask_scores(float (&s)[kAll], int kind, int g, int i, int j, int j0, int key_len) {
-    constexpr int kCount = 32;
-    if (kind != kGeneral) {
-        const int end = kind == kAbsent ? j : key_len;
-        const int last[2] = {min_int(i, end - 1) - j, min_int(i + 8, end - 1) - j};
-#pragma unroll
-        for (int e = 0; e < kCount; ++e) {
-            if (element_column(e) > last[element_row(e)]) s[kFirst + e] = -kInf;
-        }
-        return;
+// The bits of 64 keys from j0 on; the thread's first column is key j. Rows are query indices i and i + 8. In a general tile each row
+// of the warp may see one run of keys, as at the far edge of a window; else, and for listed patterns, the pattern's own predicate
+// is asked.
+LG_DEVICE u32 seen_bits(int kind, int g, int i, int j, int j0, int key_len) {
+    if (kind == kFull) return ~0u;
+    if (kind == kAbsent) return 0;
+    if (kind == kEdge) {
+        return bits_below(min_int(i + 1, key_len) - j) | bits_below(min_int(i + 9, key_len) - j) << 16;
     }
     if constexpr (!kListed) {
         int begin[2], end[2];
-        const int j1 = min_int(j0 + 2 * kCount, key_len);
+        const int j1 = min_int(j0 + 64, key_len);
         const bool upper = sees_one_run(g, i, j0, j1, begin[0], end[0]);
         const bool lower = sees_one_run(g, i + 8, j0, j1, begin[1], end[1]);
         if (__all_sync(kAllLanes, upper && lower)) {
-#pragma unroll
-            for (int e = 0; e < kCount; ++e) {
-                const int row = element_row(e);
-                if (element_column(e) < begin[row] - j || element_column(e) >= end[row] - j) s[kFirst + e] = -kInf;
-            }
-            return;
+            return (bits_below(end[0] - j) & ~bits_below(begin[0] - j)) |
+                   (bits_below(end[1] - j) & ~bits_below(begin[1] - j)) << 16;
         }
     }
-    const u32 keep_bits = visible_bits(g, i, j, key_len);
+    return visible_bits(g, i, j, key_len);
+}
+
+// Sets every score of elements [kFirst, kFirst + 32) that does not count to -inf.
+template <int kFirst, int kAll>
+LG_DEVICE void mask_scores(float (&s)[kAll], u32 seen) {
 #pragma unroll
-    for (int e = 0; e < kCount; ++e) {
-        if (!(keep_bits >> e & 1u)) s[kFirst + e] = -kInf;
+    for (int e = 0; e < 32; ++e) {
+        if (!(seen >> element_bit(e) & 1u)) s[kFirst + e] = -kInf;
     }
 }
 
