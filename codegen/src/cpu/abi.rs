@@ -11,13 +11,17 @@ pub const MOST_ROWS: usize = 128;
 /// Lanes are computed in strips of this many.
 pub const STRIP: usize = 16;
 
-/// `C[r][l] = alpha[l] * C[r][l] + sum_k A(r, k) * B[k][l]` for `rows` rows, `depth` steps and `strips` strips of
-/// lanes; a null `alpha` overwrites C. `A(r, k)` is `a[r * stride + k]` in a rows product and `a[k * stride + r]`
-/// in a columns product: `(a, stride, b, c, rows, depth, strips, alpha)`.
-pub type ProductFn = unsafe extern "C" fn(*const f32, i64, *const f32, *mut f32, i64, i64, i64, *const f32);
-/// The online softmax over one score tile: `(scores, rows, strips, item)`. Scores become probabilities relative to
-/// the running maximum of their lane; `max`, `sum` and `alpha` of the item are brought up to date.
-pub type SoftmaxFn = unsafe extern "C" fn(*mut f32, i64, i64, *mut Item);
+/// `C[r][l] = sum_k a[r * stride + k] * B[k][l]` for `rows` rows, `depth` steps and `strips` strips of lanes:
+/// `(a, stride, b, c, rows, depth, strips, next, next_stride)`. As many rows of `next` are read soon after; they may be
+/// fetched.
+pub type RowsFn = unsafe extern "C" fn(*const f32, i64, *const f32, *mut f32, i64, i64, i64, *const f32, i64);
+/// `C[r][l] = alpha[l] * C[r][l] + sum_k a[k * stride + r] * B[k][l]`:
+/// `(a, stride, b, c, rows, depth, strips, alpha)`.
+pub type ColumnsFn = unsafe extern "C" fn(*const f32, i64, *const f32, *mut f32, i64, i64, i64, *const f32);
+/// The online softmax over a part of a score tile, from its first lane `lane` on: `(scores, rows, strips, item, lane)`.
+/// Scores become probabilities relative to the running maximum of their lane; `max`, `sum` and `alpha` of the item are
+/// brought up to date.
+pub type SoftmaxFn = unsafe extern "C" fn(*mut f32, i64, i64, *mut Item, i64);
 /// Scores and `dP` of one tile become what the backward multiplies by: `(scores, dp, rows, strips, item, lse2, delta)`.
 /// With lanes of queries, `dS` replaces the scores; with lanes of keys, `P` replaces the scores and `dS` replaces `dp`.
 pub type GradientFn = unsafe extern "C" fn(*mut f32, *mut f32, i64, i64, *mut Item, *const f32, *const f32);
@@ -30,11 +34,11 @@ pub type GatherFn = unsafe extern "C" fn(*mut Item, i64, i64, i64, i64);
 #[derive(Clone, Copy, Debug)]
 pub struct Calls {
     /// Rows product.
-    pub rows: ProductFn,
+    pub rows: RowsFn,
     /// Columns product.
-    pub columns: ProductFn,
+    pub columns: ColumnsFn,
     /// Columns product in which a zero weight in B hides even an infinity or a NaN in A.
-    pub columns_masked: ProductFn,
+    pub columns_masked: ColumnsFn,
     /// Online softmax.
     pub softmax: SoftmaxFn,
     /// Gradient of the scores with queries in the lanes.

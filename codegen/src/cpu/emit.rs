@@ -176,6 +176,13 @@ impl Emit<'_> {
         self.b.ins().iadd(base, bytes)
     }
 
+    /// The 32-bit index number `at` of those at `indices`.
+    pub(super) fn index_at(&mut self, indices: Value, at: Value) -> Value {
+        let at = self.element(indices, at, 4);
+        let index = self.b.ins().load(types::I32, MemFlagsData::trusted(), at, 0);
+        self.b.ins().sextend(types::I64, index)
+    }
+
     pub(super) fn smaller(&mut self, a: Value, b: Value) -> Value {
         let less = self.b.ins().icmp(IntCC::SignedLessThan, a, b);
         self.b.ins().select(less, a, b)

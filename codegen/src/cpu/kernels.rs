@@ -8,9 +8,10 @@ use cranelift_frontend::Variable;
 
 use super::abi::{Item, ListedRun};
 use super::emit::{Declared, Emit, Unit, callee, item_field};
+use super::hull;
 use super::mask::{self, Lanes};
 use super::program;
-use super::tile::{EDGE, FULL, PAIRS, Pass, define_tile};
+use super::tile::{EDGE, FULL, MaskParts, PAIRS, Pass, define_tile};
 use crate::ir::Programs;
 
 const FLAGS: MemFlagsData = MemFlagsData::trusted();
@@ -39,10 +40,12 @@ pub(super) fn define_all(unit: &mut Unit, programs: &Programs, wide: bool, head_
             Some(visible) => mask::define_wide(unit, lanes, visible),
             None => mask::define_pairs(unit, lanes, &programs.visible),
         };
+        let hull = closed.as_ref().map(|closed| hull::define(unit, lanes, &closed.next_keys));
+        let mask = MaskParts { edge: &edge, pairs: &pairs, hull: hull.as_ref() };
         let passes: &[Pass] =
             if lanes == Lanes::Queries { &[Pass::Forward, Pass::DQuery] } else { &[Pass::DKeyValue] };
         for &pass in passes {
-            let tile = define_tile(unit, pass, head_dim, &edge, &pairs);
+            let tile = define_tile(unit, pass, head_dim, &mask);
             define_kernel(unit, pass, head_dim, closed.as_ref(), &tile);
         }
     }

@@ -5,7 +5,7 @@ use std::mem::offset_of;
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Type, Value, types};
 
-use super::abi::{Item, LANES, STRIP};
+use super::abi::{Item, LANES};
 use super::emit::{Declared, Emit, Unit};
 use super::program::{LaneProgram, Varies, reinterpret};
 use crate::scalar::Program;
@@ -20,16 +20,17 @@ pub(super) enum Lanes {
 }
 
 const FLAGS: MemFlagsData = MemFlagsData::trusted();
-const MASK_PARAMS: [Type; 2] = [types::I64; 2];
+/// `(item, first row, rows, first lane, lanes)`: a part of the score tile.
+const MASK_PARAMS: [Type; 5] = [types::I64; 5];
 const LANE_BYTES: i64 = 4;
 
-/// `(item, rows)`: hides the pairs with `j > i`.
+/// Hides the pairs with `j > i`.
 pub(super) fn define_edge(unit: &mut Unit, lanes: Lanes) -> Declared {
     unit.define("mask_edge", &MASK_PARAMS, &[], |e, args| {
         each_quad(
             e,
             args,
-            |e, lane| lane_indices(e, args[0], lane),
+            |_, lane_index| lane_index,
             |e, row, &lane_index| {
                 let row_index = e.b.ins().splat(types::I32X4, row);
                 let (query, key) = match lanes {
@@ -43,7 +44,7 @@ pub(super) fn define_edge(unit: &mut Unit, lanes: Lanes) -> Declared {
     })
 }
 
-/// `(item, rows)`: hides what `visible` does not admit, four lanes at a time in 32-bit arithmetic.
+/// Hides what `visible` does not admit, four lanes at a time in 32-bit arithmetic.
 pub(super) fn define_pairs(unit: &mut Unit, lanes: Lanes, visible: &Program) -> Declared {
     unit.define("mask_pairs", &MASK_PARAMS, &[], |e, args| {
         let (i, j) = match lanes {
@@ -57,8 +58,7 @@ pub(super) fn define_pairs(unit: &mut Unit, lanes: Lanes, visible: &Program) -> 
         each_quad(
             e,
             args,
-            |e, lane| {
-                let lane_index = lane_indices(e, args[0], lane);
+            |e, lane_index| {
                 program.borrow_mut().emit(e, Varies::Lane, |_| lane_index);
             },
             |e, row, ()| {
@@ -70,20 +70,16 @@ pub(super) fn define_pairs(unit: &mut Unit, lanes: Lanes, visible: &Program) -> 
     })
 }
 
-/// `(item, rows)`: hides what the function `visible` does not admit, pair by pair in 64-bit arithmetic.
+/// Hides what the function `visible` does not admit, pair by pair in 64-bit arithmetic.
 pub(super) fn define_wide(unit: &mut Unit, lanes: Lanes, visible: &Declared) -> Declared {
     unit.define("mask_pairs", &MASK_PARAMS, &[], |e, args| {
-        let (item, rows) = (args[0], args[1]);
-        let g = e.field(item, offset_of!(Item, g));
-        let scores = e.field(item, offset_of!(Item, scores));
-        let row_index = e.field(item, offset_of!(Item, row_index));
-        let lane_index = e.field(item, offset_of!(Item, lane_index));
-        let end = lanes_in_use(e, item);
-        e.count(rows, 1, |e, r| {
-            let row = index_at(e, row_index, r);
-            let line = e.element(scores, r, LANES as i64 * LANE_BYTES);
-            e.count(end, 1, |e, l| {
-                let lane = index_at(e, lane_index, l);
+        let g = e.field(args[0], offset_of!(Item, g));
+        let part = Part::new(e, args);
+        e.count(part.rows, 1, |e, r| {
+            let row = e.index_at(part.row_index, r);
+            let line = e.element(part.scores, r, LANES as i64 * LANE_BYTES);
+            e.count(part.lanes, 1, |e, l| {
+                let lane = e.index_at(part.lane_index, l);
                 let pair = match lanes {
                     Lanes::Queries => [g, lane, row],
                     Lanes::Keys => [g, row, lane],
@@ -101,25 +97,50 @@ pub(super) fn define_wide(unit: &mut Unit, lanes: Lanes, visible: &Declared) -> 
     })
 }
 
-/// For every four lanes, `prepare`; then for every row the mask of what stays, and -inf elsewhere.
+/// The part of the score tile that a mask works on.
+struct Part {
+    scores: Value,
+    row_index: Value,
+    rows: Value,
+    lane_index: Value,
+    lanes: Value,
+}
+
+impl Part {
+    /// From the parameters of a mask.
+    fn new(e: &mut Emit<'_>, args: &[Value]) -> Part {
+        let &[item, first_row, rows, first_lane, lanes] = args else {
+            unreachable!("a mask has five parameters")
+        };
+        let scores = e.field(item, offset_of!(Item, scores));
+        let scores = e.element(scores, first_row, LANES as i64 * LANE_BYTES);
+        let scores = e.element(scores, first_lane, LANE_BYTES);
+        let row_index = e.field(item, offset_of!(Item, row_index));
+        let row_index = e.element(row_index, first_row, 4);
+        let lane_index = e.field(item, offset_of!(Item, lane_index));
+        let lane_index = e.element(lane_index, first_lane, 4);
+        Part { scores, row_index, rows, lane_index, lanes }
+    }
+}
+
+/// For the indices of every four lanes, `prepare`; then for every row the mask of what stays, and -inf elsewhere.
 fn each_quad<P>(
     e: &mut Emit<'_>,
     args: &[Value],
     prepare: impl FnOnce(&mut Emit<'_>, Value) -> P,
     mask: impl FnOnce(&mut Emit<'_>, Value, &P) -> Value,
 ) {
-    let (item, rows) = (args[0], args[1]);
-    let scores = e.field(item, offset_of!(Item, scores));
-    let row_index = e.field(item, offset_of!(Item, row_index));
+    let part = Part::new(e, args);
     let minus = e.b.ins().f32const(f32::NEG_INFINITY);
     let minus = e.b.ins().splat(types::F32X4, minus);
     let minus = reinterpret(e, types::I32X4, minus);
-    let end = lanes_in_use(e, item);
-    e.count(end, 4, |e, lane| {
-        let prepared = prepare(e, lane);
-        let column = e.element(scores, lane, LANE_BYTES);
-        e.count(rows, 1, |e, r| {
-            let at = e.element(row_index, r, 4);
+    e.count(part.lanes, 4, |e, lane| {
+        let at = e.element(part.lane_index, lane, 4);
+        let lane_index = e.b.ins().load(types::I32X4, FLAGS, at, 0);
+        let prepared = prepare(e, lane_index);
+        let column = e.element(part.scores, lane, LANE_BYTES);
+        e.count(part.rows, 1, |e, r| {
+            let at = e.element(part.row_index, r, 4);
             let row = e.b.ins().load(types::I32, FLAGS, at, 0);
             let mask = mask(e, row, &prepared);
             let at = e.element(column, r, LANES as i64 * LANE_BYTES);
@@ -128,21 +149,4 @@ fn each_quad<P>(
             e.b.ins().store(FLAGS, kept, at, 0);
         });
     });
-}
-
-fn lanes_in_use(e: &mut Emit<'_>, item: Value) -> Value {
-    let strips = e.field(item, offset_of!(Item, strips));
-    e.b.ins().imul_imm_s(strips, STRIP as i64)
-}
-
-fn lane_indices(e: &mut Emit<'_>, item: Value, lane: Value) -> Value {
-    let base = e.field(item, offset_of!(Item, lane_index));
-    let at = e.element(base, lane, 4);
-    e.b.ins().load(types::I32X4, FLAGS, at, 0)
-}
-
-fn index_at(e: &mut Emit<'_>, base: Value, index: Value) -> Value {
-    let at = e.element(base, index, 4);
-    let value = e.b.ins().load(types::I32, FLAGS, at, 0);
-    e.b.ins().sextend(types::I64, value)
 }

@@ -9,6 +9,7 @@ pub mod abi;
 pub mod approx;
 mod blocking;
 mod emit;
+mod hull;
 mod jit;
 mod kernels;
 mod mask;

@@ -3,10 +3,10 @@
 use std::mem::offset_of;
 
 use cranelift_codegen::ir::condcodes::IntCC;
-use cranelift_codegen::ir::{InstBuilder, Type, types};
+use cranelift_codegen::ir::{InstBuilder, Value, types};
 
-use super::abi::Item;
-use super::emit::{Declared, Unit, callee, item_field};
+use super::abi::{Item, LANES, STRIP};
+use super::emit::{Declared, Emit, Unit, callee, item_field};
 
 /// Kinds of tiles, from no mask to the whole element test; the larger covers the smaller.
 pub(super) const FULL: i64 = 0;
@@ -23,40 +23,116 @@ pub(super) enum Pass {
     DKeyValue,
 }
 
+/// What a tile calls that depends on the mask.
+pub(super) struct MaskParts<'a> {
+    pub(super) edge: &'a Declared,
+    pub(super) pairs: &'a Declared,
+    /// Absent for listed masks: nothing is known of a strip without trying its pairs.
+    pub(super) hull: Option<&'a Declared>,
+}
+
 /// `(item, a, a_stride, b, b_stride, rows, kind, stats)`: one tile of rows against the lanes; `stats` is the offset in
 /// elements of the rows' statistics, where rows are queries.
-pub(super) fn define_tile(
-    unit: &mut Unit,
-    pass: Pass,
-    head_dim: usize,
-    mask_edge: &Declared,
-    mask_pairs: &Declared,
-) -> Declared {
-    let params: [Type; 8] = [types::I64; 8];
-    unit.define("tile", &params, &[], |e, args| {
+///
+/// Of a masked tile only parts are computed: neighbouring strips that see the same rows.
+pub(super) fn define_tile(unit: &mut Unit, pass: Pass, head_dim: usize, mask: &MaskParts<'_>) -> Declared {
+    let part = define_part(unit, pass, head_dim, mask);
+    unit.define("tile", &[types::I64; 8], &[], |e, args| {
         let &[item, a, a_stride, b, b_stride, rows, kind, stats] = args else {
             unreachable!("a tile has eight parameters")
         };
-        let depth = e.int(head_dim as i64);
+        let operands = [item, a, a_stride, b, b_stride, kind, stats];
+        let compute = |e: &mut Emit<'_>, rows: (Value, Value), strips: (Value, Value)| {
+            let bounds = [rows.0, rows.1, strips.0, strips.1];
+            e.call(&part, &[operands.as_slice(), &bounds].concat());
+        };
+        let zero = e.int(0);
         let strips = item_field!(e, item, strips);
-        let scores = item_field!(e, item, scores);
-        let none = e.int(0);
-        let lanes_a = item_field!(e, item, lanes_a);
-        let rows_product = callee!(e, item, rows);
-        e.call_pointer(rows_product, &[a, a_stride, lanes_a, scores, rows, depth, strips, none]);
-        let is_edge = e.b.ins().icmp_imm_s(IntCC::Equal, kind, EDGE);
+        let Some(hull) = mask.hull else {
+            compute(e, (zero, rows), (zero, strips));
+            e.b.ins().return_(&[]);
+            return;
+        };
         let is_full = e.b.ins().icmp_imm_s(IntCC::Equal, kind, FULL);
         e.if_else(
-            is_edge,
+            is_full,
+            |e| compute(e, (zero, rows), (zero, strips)),
+            |e| each_part(e, (item, rows), strips, hull, compute),
+        );
+        e.b.ins().return_(&[]);
+    })
+}
+
+/// Runs `compute(rows, strips)` for each part of a masked tile that may hold a visible pair.
+fn each_part(
+    e: &mut Emit<'_>,
+    (item, rows): (Value, Value),
+    strips: Value,
+    hull: &Declared,
+    compute: impl Fn(&mut Emit<'_>, (Value, Value), (Value, Value)),
+) {
+    let zero = e.int(0);
+    let (open, first, end) = (e.variable(zero), e.variable(zero), e.variable(zero));
+    let close = |e: &mut Emit<'_>, strip: Value| {
+        let (open, first, end) = (e.get(open), e.get(first), e.get(end));
+        let some = e.b.ins().icmp(IntCC::SignedLessThan, first, end);
+        e.if_then(some, |e| compute(e, (first, end), (open, strip)));
+    };
+    e.count(strips, 1, |e, strip| {
+        let seen = e.call(hull, &[item, rows, strip]);
+        let (first_before, end_before) = (e.get(first), e.get(end));
+        let moved = e.b.ins().icmp(IntCC::NotEqual, seen[0], first_before);
+        let resized = e.b.ins().icmp(IntCC::NotEqual, seen[1], end_before);
+        let differs = e.b.ins().bor(moved, resized);
+        e.if_then(differs, |e| {
+            close(e, strip);
+            e.set(open, strip);
+            e.set(first, seen[0]);
+            e.set(end, seen[1]);
+        });
+    });
+    close(e, strips);
+}
+
+/// `(item, a, a_stride, b, b_stride, kind, stats, first row, end, first strip, end)`: a part of a tile.
+fn define_part(unit: &mut Unit, pass: Pass, head_dim: usize, mask: &MaskParts<'_>) -> Declared {
+    unit.define("part", &[types::I64; 11], &[], |e, args| {
+        let &[item, a, a_stride, b, b_stride, kind, stats, first_row, end_row, first_strip, end_strip] = args
+        else {
+            unreachable!("a part has eleven parameters")
+        };
+        let rows = e.b.ins().isub(end_row, first_row);
+        let strips = e.b.ins().isub(end_strip, first_strip);
+        let lane = e.b.ins().imul_imm_s(first_strip, STRIP as i64);
+        let from_row = |e: &mut Emit<'_>, base: Value, stride: Value| {
+            let offset = e.b.ins().imul(first_row, stride);
+            e.element(base, offset, 4)
+        };
+        let (a, b) = (from_row(e, a, a_stride), from_row(e, b, b_stride));
+        let line = e.int(LANES as i64);
+        let depth = e.int(head_dim as i64);
+        let scores = item_field!(e, item, scores);
+        let scores = from_row(e, scores, line);
+        let scores = e.element(scores, lane, 4);
+        let lanes_a = item_field!(e, item, lanes_a);
+        let lanes_a = e.element(lanes_a, lane, 4);
+        let rows_product = callee!(e, item, rows);
+        e.call_pointer(rows_product, &[a, a_stride, lanes_a, scores, rows, depth, strips, b, b_stride]);
+        let is_full = e.b.ins().icmp_imm_s(IntCC::Equal, kind, FULL);
+        e.if_else(
+            is_full,
+            |_| {},
             |e| {
-                e.call(mask_edge, &[item, rows]);
-            },
-            |e| {
+                let lanes = e.b.ins().imul_imm_s(strips, STRIP as i64);
+                let part = [item, first_row, rows, lane, lanes];
+                let is_edge = e.b.ins().icmp_imm_s(IntCC::Equal, kind, EDGE);
                 e.if_else(
-                    is_full,
-                    |_| {},
+                    is_edge,
                     |e| {
-                        e.call(mask_pairs, &[item, rows]);
+                        e.call(mask.edge, &part);
+                    },
+                    |e| {
+                        e.call(mask.pairs, &part);
                     },
                 );
             },
@@ -65,31 +141,39 @@ pub(super) fn define_tile(
         let masked = callee!(e, item, columns_masked);
         let columns = e.b.ins().select(is_full, whole, masked);
         let alpha = item_field!(e, item, alpha);
+        let alpha = e.element(alpha, lane, 4);
         let out_a = item_field!(e, item, out_a);
+        let out_a = e.element(out_a, lane, 4);
         if pass == Pass::Forward {
             let softmax = callee!(e, item, softmax);
-            e.call_pointer(softmax, &[scores, rows, strips, item]);
+            e.call_pointer(softmax, &[scores, rows, strips, item, lane]);
             e.call_pointer(columns, &[b, b_stride, scores, out_a, depth, rows, strips, alpha]);
             e.b.ins().return_(&[]);
             return;
         }
         let dp = item_field!(e, item, dp);
+        let dp = from_row(e, dp, line);
+        let dp = e.element(dp, lane, 4);
         let lanes_b = item_field!(e, item, lanes_b);
-        e.call_pointer(rows_product, &[b, b_stride, lanes_b, dp, rows, depth, strips, none]);
-        let lse2 = item_field!(e, item, lse2);
-        let lse2 = e.element(lse2, stats, 4);
-        let delta = item_field!(e, item, delta);
-        let delta = e.element(delta, stats, 4);
-        let gradient = if pass == Pass::DQuery {
-            callee!(e, item, gradient_query_lanes)
+        let lanes_b = e.element(lanes_b, lane, 4);
+        e.call_pointer(rows_product, &[b, b_stride, lanes_b, dp, rows, depth, strips, a, a_stride]);
+        // Statistics belong to queries, be they rows or lanes.
+        let (gradient, query) = if pass == Pass::DQuery {
+            (callee!(e, item, gradient_query_lanes), lane)
         } else {
-            callee!(e, item, gradient_key_lanes)
+            (callee!(e, item, gradient_key_lanes), first_row)
         };
+        let query = e.b.ins().iadd(stats, query);
+        let lse2 = item_field!(e, item, lse2);
+        let lse2 = e.element(lse2, query, 4);
+        let delta = item_field!(e, item, delta);
+        let delta = e.element(delta, query, 4);
         e.call_pointer(gradient, &[scores, dp, rows, strips, item, lse2, delta]);
         if pass == Pass::DQuery {
             e.call_pointer(columns, &[a, a_stride, scores, out_a, depth, rows, strips, alpha]);
         } else {
             let out_b = item_field!(e, item, out_b);
+            let out_b = e.element(out_b, lane, 4);
             e.call_pointer(columns, &[b, b_stride, scores, out_b, depth, rows, strips, alpha]);
             e.call_pointer(columns, &[a, a_stride, dp, out_a, depth, rows, strips, alpha]);
         }

@@ -4,12 +4,12 @@
 use std::f32::consts::LOG2_E;
 
 use longgen_codegen::cpu::Blocking;
-use longgen_codegen::cpu::abi::{LANES, STRIP};
+use longgen_codegen::cpu::abi::STRIP;
 
 use super::call::Kernel;
 use super::forward::load_queries;
 use super::pack::{self, Operands};
-use super::rows::{Source, read_row, store_lane, write_lane};
+use super::rows::{Source, load_lanes, store_lanes};
 use super::scratch::{ItemRange, Scratch};
 use super::shared::{CellWriter, RowWriter};
 use super::work::{self, KeyTile, QueryTile};
@@ -85,17 +85,16 @@ impl Backward<'_> {
         if tile.indices().1 > 0 && tile.keys.0 < tile.keys.1 {
             self.attend_queries(scratch, tile, source);
         }
-        for lane in 0..tile.lanes() {
-            let out = scratch.out_a.as_slice();
-            let scale = self.problem.scale();
-            // SAFETY: each row belongs to one tile, each tile to one thread.
-            unsafe { store_lane(&self.dq, tile.row(lane), out, lane, scale, &mut scratch.row) }
-        }
+        scratch.factors.fill(self.problem.scale());
+        let (micro, row_of) = (self.attention.micro(), |lane| tile.row(lane));
+        let out = (scratch.out_a.as_slice(), scratch.factors.as_slice());
+        // SAFETY: each row belongs to one tile, each tile to one thread.
+        unsafe { store_lanes(micro, &self.dq, tile.lanes(), row_of, out, &mut scratch.staging) }
     }
 
     fn attend_queries(&self, scratch: &mut Scratch, tile: &QueryTile, source: &Source<'_>) {
         let scores = self.attention.score_scale(self.problem);
-        load_queries(scratch, tile, &self.inputs.q, scores.factor);
+        load_queries(self.attention.micro(), scratch, tile, &self.inputs.q, scores.factor);
         let lanes = tile.indices();
         if let Some(programs) = self.attention.listed() {
             work::list_keys(programs, tile.g, lanes, tile.keys, &mut scratch.list);
@@ -119,19 +118,16 @@ impl Backward<'_> {
     /// dO and the statistics of a query tile, by lane; uses the accumulator for O.
     fn load_query_gradients(&self, scratch: &mut Scratch, tile: &QueryTile, delta: &CellWriter<'_>) {
         let total_q = self.problem.sequences.total_q();
-        if tile.lanes() < LANES {
-            scratch.lanes_b.as_mut().fill(0.0);
-            scratch.out_a.as_mut().fill(0.0);
-            scratch.lse2.as_mut().fill(f32::INFINITY);
-        }
+        scratch.lse2.as_mut().fill(f32::INFINITY);
         scratch.alpha.as_mut().fill(1.0);
-        for lane in 0..tile.lanes() {
+        let (micro, lanes) = (self.attention.micro(), tile.lanes());
+        for (view, columns) in [(&self.d_o, &mut scratch.lanes_b), (&self.o, &mut scratch.out_a)] {
+            let columns = (columns.as_mut(), 1.0);
+            load_lanes(micro, view, lanes, |lane| tile.row(lane), columns, &mut scratch.staging);
+        }
+        for (lane, lse2) in scratch.lse2.as_mut()[..lanes].iter_mut().enumerate() {
             let (token, head) = tile.row(lane);
-            read_row(&self.d_o, token, head, &mut scratch.row);
-            write_lane(scratch.lanes_b.as_mut(), lane, &scratch.row, 1.0);
-            read_row(&self.o, token, head, &mut scratch.row);
-            write_lane(scratch.out_a.as_mut(), lane, &scratch.row, 1.0);
-            scratch.lse2.as_mut()[lane] = self.lse2[head * total_q + token];
+            *lse2 = self.lse2[head * total_q + token];
         }
         let depth = scratch.row.len() as i64;
         let (o, d_o) = (scratch.out_a.as_slice().as_ptr(), scratch.lanes_b.as_slice().as_ptr());
@@ -157,15 +153,13 @@ impl Backward<'_> {
         if queries.0 < queries.1 {
             self.attend_keys(scratch, tile, source, delta);
         }
-        for key in tile.keys.0..tile.keys.1 {
-            let at = (tile.sequence.k_start + key, tile.g);
-            let lane = key - tile.keys.0;
+        let results = [(&self.dk, &scratch.out_a, self.problem.scale()), (&self.dv, &scratch.out_b, 1.0)];
+        for (writer, out, factor) in results {
+            scratch.factors.fill(factor);
+            let (micro, row_of) = (self.attention.micro(), |lane| tile.row(lane));
+            let out = (out.as_slice(), scratch.factors.as_slice());
             // SAFETY: each key belongs to one tile, each tile to one thread.
-            unsafe {
-                let scale = self.problem.scale();
-                store_lane(&self.dk, at, scratch.out_a.as_slice(), lane, scale, &mut scratch.row);
-                store_lane(&self.dv, at, scratch.out_b.as_slice(), lane, 1.0, &mut scratch.row);
-            }
+            unsafe { store_lanes(micro, writer, tile.lanes(), row_of, out, &mut scratch.staging) }
         }
     }
 
@@ -188,7 +182,7 @@ impl Backward<'_> {
             lanes: keys,
             rows: queries,
             row_base: queries.0,
-            lane_count: tile.keys.1 - tile.keys.0,
+            lane_count: tile.lanes(),
             heads: shape.group(),
             blocking: self.blocking,
             softcap2: scores.softcap2,
@@ -205,20 +199,15 @@ impl Backward<'_> {
 
     /// K and V of a key tile, by lane.
     fn load_keys(&self, scratch: &mut Scratch, tile: &KeyTile, factor: f32) {
-        if tile.keys.1 - tile.keys.0 < LANES {
-            scratch.lanes_a.as_mut().fill(0.0);
-            scratch.lanes_b.as_mut().fill(0.0);
-            scratch.lane_index.0.fill(i32::MAX);
-        }
         scratch.alpha.as_mut().fill(1.0);
-        for key in tile.keys.0..tile.keys.1 {
-            let lane = key - tile.keys.0;
-            let token = tile.sequence.k_start + key;
-            read_row(&self.inputs.k, token, tile.g, &mut scratch.row);
-            write_lane(scratch.lanes_a.as_mut(), lane, &scratch.row, factor);
-            read_row(&self.inputs.v, token, tile.g, &mut scratch.row);
-            write_lane(scratch.lanes_b.as_mut(), lane, &scratch.row, 1.0);
-            scratch.lane_index.0[lane] = key as i32;
+        let (micro, lanes) = (self.attention.micro(), tile.lanes());
+        let (k, v) = (&self.inputs.k, &self.inputs.v);
+        for (view, columns, factor) in [(k, &mut scratch.lanes_a, factor), (v, &mut scratch.lanes_b, 1.0)] {
+            let columns = (columns.as_mut(), factor);
+            load_lanes(micro, view, lanes, |lane| tile.row(lane), columns, &mut scratch.staging);
+        }
+        for (lane, index) in scratch.lane_index.0.iter_mut().enumerate() {
+            *index = if lane < lanes { (tile.keys.0 + lane) as i32 } else { i32::MAX };
         }
     }
 }

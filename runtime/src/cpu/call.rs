@@ -1,6 +1,6 @@
 //! Calling generated code.
 
-use longgen_codegen::cpu::abi::{GradientFn, Item, ProductFn, SoftmaxFn};
+use longgen_codegen::cpu::abi::{ColumnsFn, GradientFn, Item, RowsFn, SoftmaxFn};
 use longgen_codegen::cpu::{ClifSource, CpuError, JitCode};
 use longgen_codegen::ir::MaskIr;
 
@@ -80,17 +80,20 @@ fn address(code: &JitCode, name: &str) -> Result<*const u8, CpuError> {
 pub fn generated_micro_kernels() -> Result<(MicroKernels, JitCode), CpuError> {
     let code = JitCode::new(ClifSource::portable()?)?;
     let find = |name: &str| address(&code, name);
+    // Moving rows about takes no arithmetic: it is not generated.
+    let portable = MicroKernels::portable();
     // SAFETY: `ClifSource::portable` defines each function with the parameters of the type it is given here, no result and
     // the host's C calling convention; pointers and 64-bit integers are passed alike.
     let micro = unsafe {
         MicroKernels {
-            rows: std::mem::transmute::<*const u8, ProductFn>(find("rows")?),
-            columns: std::mem::transmute::<*const u8, ProductFn>(find("columns")?),
-            columns_masked: std::mem::transmute::<*const u8, ProductFn>(find("columns_masked")?),
+            rows: std::mem::transmute::<*const u8, RowsFn>(find("rows")?),
+            columns: std::mem::transmute::<*const u8, ColumnsFn>(find("columns")?),
+            columns_masked: std::mem::transmute::<*const u8, ColumnsFn>(find("columns_masked")?),
             softmax: std::mem::transmute::<*const u8, SoftmaxFn>(find("softmax")?),
             gradient_query_lanes: std::mem::transmute::<*const u8, GradientFn>(find("gradient_query_lanes")?),
             gradient_key_lanes: std::mem::transmute::<*const u8, GradientFn>(find("gradient_key_lanes")?),
             lane_dots: std::mem::transmute::<*const u8, DotsFn>(find("lane_dots")?),
+            ..portable
         }
     };
     Ok((micro, code))

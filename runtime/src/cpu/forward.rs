@@ -7,12 +7,14 @@ use longgen_codegen::cpu::Blocking;
 
 use super::call::Kernel;
 use super::pack::{self, Operands};
-use super::rows::{Source, read_lane, read_row, store_lane, write_lane};
+use super::rows::{Source, load_lanes, read_lane, store_lanes, write_lane};
 use super::scratch::{ItemRange, Scratch};
 use super::shared::{CellWriter, RowWriter};
+use super::table::MicroKernels;
 use super::work::{self, QueryTile};
 use super::{CpuAttention, CpuInputs};
 use crate::problem::AttentionProblem;
+use crate::tensor::TensorView;
 
 /// One forward call.
 pub struct Forward<'a> {
@@ -77,7 +79,7 @@ impl Forward<'_> {
             return;
         }
         let scores = self.attention.score_scale(self.problem);
-        load_queries(scratch, tile, &self.inputs.q, scores.factor);
+        load_queries(self.attention.micro(), scratch, tile, &self.inputs.q, scores.factor);
         if let Some(programs) = self.attention.listed() {
             work::list_keys(programs, tile.g, (first, last), tile.keys, &mut scratch.list);
         }
@@ -100,19 +102,21 @@ impl Forward<'_> {
     /// Normalises and writes a tile.
     fn finish(&self, scratch: &mut Scratch, tile: &QueryTile) {
         let total_q = self.problem.sequences.total_q();
-        for lane in 0..tile.lanes() {
+        let lanes = tile.lanes();
+        for lane in 0..lanes {
             let (token, head) = tile.row(lane);
             let sink = self.inputs.sink_logit.map_or(f32::NEG_INFINITY, |logit| logit[head]);
             let max = scratch.max.as_slice()[lane];
             let sum = scratch.sum.as_slice()[lane];
-            let (scale, lse) = normaliser(max, sum, sink * LOG2_E);
+            let (factor, lse) = normaliser(max, sum, sink * LOG2_E);
+            scratch.factors[lane] = factor;
             // SAFETY: each row belongs to one tile, each tile to one thread.
-            unsafe {
-                let out = scratch.out_a.as_slice();
-                store_lane(&self.o, (token, head), out, lane, scale, &mut scratch.row);
-                self.lse.write(head * total_q + token, lse);
-            }
+            unsafe { self.lse.write(head * total_q + token, lse) }
         }
+        let out = (scratch.out_a.as_slice(), scratch.factors.as_slice());
+        let micro = self.attention.micro();
+        // SAFETY: as above.
+        unsafe { store_lanes(micro, &self.o, lanes, |lane| tile.row(lane), out, &mut scratch.staging) }
     }
 }
 
@@ -143,17 +147,18 @@ fn clear_state(scratch: &mut Scratch) {
 }
 
 /// Transposes the rows of a query tile into lanes, times `factor`, and notes their indices.
-pub fn load_queries(scratch: &mut Scratch, tile: &QueryTile, q: &crate::tensor::TensorView<'_>, factor: f32) {
+pub fn load_queries(
+    micro: &MicroKernels,
+    scratch: &mut Scratch,
+    tile: &QueryTile,
+    q: &TensorView<'_>,
+    factor: f32,
+) {
     let lanes = tile.lanes();
-    if lanes < longgen_codegen::cpu::abi::LANES {
-        scratch.lanes_a.as_mut().fill(0.0);
-        scratch.lane_index.0.fill(-1);
-    }
-    for lane in 0..lanes {
-        let (token, head) = tile.row(lane);
-        read_row(q, token, head, &mut scratch.row);
-        write_lane(scratch.lanes_a.as_mut(), lane, &scratch.row, factor);
-        scratch.lane_index.0[lane] = tile.index(lane) as i32;
+    let columns = (scratch.lanes_a.as_mut(), factor);
+    load_lanes(micro, q, lanes, |lane| tile.row(lane), columns, &mut scratch.staging);
+    for (lane, index) in scratch.lane_index.0.iter_mut().enumerate() {
+        *index = if lane < lanes { tile.index(lane) as i32 } else { -1 };
     }
 }
 
@@ -161,7 +166,7 @@ fn partial(scratch: &mut Scratch, piece: &QueryTile, head_dim: usize) -> Partial
     let lanes = piece.lanes();
     let mut out = vec![0.0; lanes * head_dim];
     for (lane, row) in out.chunks_exact_mut(head_dim).enumerate() {
-        read_lane(scratch.out_a.as_slice(), lane, row, 1.0);
+        read_lane(scratch.out_a.as_slice(), lane, row);
     }
     Partial {
         tile: piece.tile,
@@ -192,6 +197,6 @@ fn combine(scratch: &mut Scratch, tile: &QueryTile, partials: &[Partial]) {
         }
         scratch.max.as_mut()[lane] = max;
         scratch.sum.as_mut()[lane] = sum;
-        write_lane(scratch.out_a.as_mut(), lane, &scratch.row, 1.0);
+        write_lane(scratch.out_a.as_mut(), lane, &scratch.row);
     }
 }

@@ -9,7 +9,8 @@ use super::vector::Vector;
 
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
 
-/// Operands of a tile product, as in [`longgen_codegen::cpu::abi::ProductFn`].
+/// Operands of a tile product, as in [`longgen_codegen::cpu::abi::RowsFn`] and
+/// [`longgen_codegen::cpu::abi::ColumnsFn`]; one has no `alpha`, the other nothing `next`.
 #[derive(Clone, Copy)]
 pub struct Product {
     pub a: *const f32,
@@ -19,6 +20,8 @@ pub struct Product {
     pub rows: usize,
     pub depth: usize,
     pub alpha: *const f32,
+    pub next: *const f32,
+    pub next_stride: usize,
 }
 
 /// How A is read and whether zero weights hide it.
@@ -51,7 +54,7 @@ impl Product {
 /// The product over `V::WIDTH * N` lanes, in register blocks of `R` rows.
 ///
 /// # Safety
-/// As [`longgen_codegen::cpu::abi::ProductFn`]: every operand lies within its tile.
+/// As [`longgen_codegen::cpu::abi::RowsFn`]: every operand lies within its tile.
 #[inline(always)]
 pub unsafe fn panel<V: Vector, const R: usize, const N: usize>(product: Product, lane: usize, form: Form) {
     // SAFETY: forwarded to the caller of this function.
@@ -73,6 +76,10 @@ unsafe fn blocks<V: Vector, const R: usize, const N: usize, const FORM: u8>(prod
         while r + R <= product.rows {
             block::<V, R, N, FORM>(product, r);
             r += R;
+        }
+        while R > 8 && r + 8 <= product.rows {
+            block::<V, 8, N, FORM>(product, r);
+            r += 8;
         }
         while r + 4 <= product.rows {
             block::<V, 4, N, FORM>(product, r);
@@ -97,6 +104,9 @@ unsafe fn block<V: Vector, const R: usize, const N: usize, const FORM: u8>(produ
         let a = if FORM == ROWS { product.a.add(first * stride) } else { product.a.add(first) };
         let mut sum = [[V::splat(0.0); N]; R];
         for k in 0..depth {
+            if FORM == ROWS && k % LINE == 0 {
+                fetch_rows::<V, R>(product, first, k);
+            }
             let weights: [V; N] = std::array::from_fn(|n| V::load(b.add(k * LANES + n * V::WIDTH)));
             for (r, sum) in sum.iter_mut().enumerate() {
                 let at = if FORM == ROWS { r * stride + k } else { k * stride + r };
@@ -119,6 +129,23 @@ unsafe fn block<V: Vector, const R: usize, const N: usize, const FORM: u8>(produ
                     V::load(c).mul_add(V::load(product.alpha.add(n * V::WIDTH)), sum).store(c);
                 }
             }
+        }
+    }
+}
+
+/// Elements of a cache line.
+const LINE: usize = 16;
+
+/// Asks for one line of each row that comes after those of a block, and of the operand that comes after A.
+#[inline(always)]
+unsafe fn fetch_rows<V: Vector, const R: usize>(product: Product, first: usize, k: usize) {
+    for r in first..first + R {
+        let after = product.a.wrapping_add((r + R) * product.stride + k);
+        let next = product.next.wrapping_add(r * product.next_stride + k);
+        // SAFETY: the caller may use the instructions of `V`; the addresses need not be readable.
+        unsafe {
+            V::fetch::<1>(after);
+            V::fetch::<2>(next);
         }
     }
 }
@@ -179,15 +206,44 @@ unsafe fn capped<V: Vector>(score: V, softcap2: f32) -> (V, V) {
     }
 }
 
+/// Whether all of `depth` rows of `width` elements, a multiple of 8, are finite.
+///
+/// # Safety
+/// `a` has these rows, `stride` elements apart.
+#[inline(always)]
+pub unsafe fn all_finite<V: Vector>(a: *const f32, stride: usize, width: usize, depth: usize) -> bool {
+    // Zero times a number is zero, but for infinities and NaN.
+    let mut sums = [0.0f32; STRIP];
+    let whole = width / V::WIDTH * V::WIDTH;
+    // SAFETY: the caller's operand has these rows; a vector has at most STRIP lanes.
+    unsafe {
+        let zero = V::splat(0.0);
+        let mut chains = [zero; 2];
+        for k in 0..depth {
+            let row = a.add(k * stride);
+            for at in (0..whole).step_by(V::WIDTH) {
+                let chain = &mut chains[at / V::WIDTH % 2];
+                *chain = V::load(row.add(at)).mul_add(zero, *chain);
+            }
+            for at in whole..width {
+                sums[0] += *row.add(at) * 0.0;
+            }
+        }
+        let rest = V::splat(sums[0]);
+        chains[0].add(chains[1]).add(rest).store(sums.as_mut_ptr());
+    }
+    sums.iter().all(|&sum| sum == 0.0)
+}
+
 /// One step of the online softmax.
 ///
 /// # Safety
 /// As [`longgen_codegen::cpu::abi::SoftmaxFn`].
 #[inline(always)]
-pub unsafe fn softmax<V: Vector>(scores: *mut f32, rows: usize, strips: usize, item: &Item) {
+pub unsafe fn softmax<V: Vector>(scores: *mut f32, rows: usize, strips: usize, item: &Item, first: usize) {
     for lane in (0..strips * STRIP).step_by(V::WIDTH) {
         // SAFETY: lanes in use lie within the tile and the state, rows within the tile.
-        unsafe { softmax_column::<V>(scores.add(lane), rows, lane, item) }
+        unsafe { softmax_column::<V>(scores.add(lane), rows, first + lane, item) }
     }
 }
 

@@ -16,6 +16,7 @@ mod rows;
 mod scratch;
 mod shared;
 mod table;
+mod transpose;
 mod vector;
 mod work;
 #[cfg(target_arch = "x86_64")]

@@ -59,6 +59,10 @@ impl Vector for Neon {
         Neon(unsafe { vbslq_f32(vceqzq_f32(weight.0), vdupq_n_f32(0.0), self.0) })
     }
     #[inline(always)]
+    unsafe fn zip(self, b: Self) -> (Self, Self) {
+        unsafe { (Neon(vzip1q_f32(self.0, b.0)), Neon(vzip2q_f32(self.0, b.0))) }
+    }
+    #[inline(always)]
     unsafe fn power_of_two(self) -> Self {
         Neon(unsafe {
             let exponent = vaddq_u32(vreinterpretq_u32_f32(self.0), vdupq_n_u32(127));

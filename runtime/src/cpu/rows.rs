@@ -1,8 +1,9 @@
 //! Rows of tensors in and out of lane tiles: widening, transposing, rounding.
 
-use longgen_codegen::cpu::abi::{Item, LANES};
+use longgen_codegen::cpu::abi::{Item, LANES, STRIP};
 
 use super::shared::RowWriter;
+use super::table::MicroKernels;
 use crate::tensor::{Elements, TensorView};
 
 /// Where the rows of a walk come from, for tiles that cannot be read in place.
@@ -33,35 +34,119 @@ pub fn read_row(view: &TensorView<'_>, token: usize, head: usize, row: &mut [f32
     }
 }
 
-/// Writes a row into column `lane` of a D x LANES tile, times `scale`.
-pub fn write_lane(tile: &mut [f32], lane: usize, row: &[f32], scale: f32) {
-    for (line, x) in tile.chunks_exact_mut(LANES).zip(row) {
-        line[lane] = x * scale;
+/// Memory through which rows pass that are not f32 or not there: STRIP + 1 rows of D elements.
+#[derive(Debug)]
+pub struct Staging {
+    rows: Vec<f32>,
+    head_dim: usize,
+}
+
+impl Staging {
+    /// For rows of `head_dim` elements.
+    pub fn new(head_dim: usize) -> Staging {
+        Staging { rows: vec![0.0; (STRIP + 1) * head_dim], head_dim }
+    }
+
+    /// The row of a lane of the strip.
+    fn lane(&mut self, lane: usize) -> &mut [f32] {
+        &mut self.rows[lane * self.head_dim..][..self.head_dim]
+    }
+
+    /// The row of the lanes without one.
+    fn spare(&mut self) -> &mut [f32] {
+        self.lane(STRIP)
     }
 }
 
-/// Reads column `lane` of a D x LANES tile, times `scale`.
-pub fn read_lane(tile: &[f32], lane: usize, row: &mut [f32], scale: f32) {
-    for (line, x) in tile.chunks_exact(LANES).zip(row) {
-        *x = line[lane] * scale;
+/// Writes the rows that `row_of` names for `lanes` lanes into a D x LANES tile, times `factor`. The other lanes of the last
+/// strip become 0.
+pub fn load_lanes(
+    micro: &MicroKernels,
+    view: &TensorView<'_>,
+    lanes: usize,
+    row_of: impl Fn(usize) -> (usize, usize),
+    (tile, factor): (&mut [f32], f32),
+    staging: &mut Staging,
+) {
+    let d = staging.head_dim;
+    assert_eq!(tile.len(), d * LANES, "a tile of this head dimension");
+    staging.spare().fill(0.0);
+    for first in (0..lanes).step_by(STRIP) {
+        let rows: [*const f32; STRIP] = std::array::from_fn(|lane| {
+            if first + lane >= lanes {
+                return staging.spare().as_ptr();
+            }
+            let (token, head) = row_of(first + lane);
+            if let Elements::F32(x) = view.elements() {
+                let start = token * view.token_stride() + head * view.head_stride();
+                return x[start..start + d].as_ptr();
+            }
+            read_row(view, token, head, staging.lane(lane));
+            staging.lane(lane).as_ptr()
+        });
+        // SAFETY: each pointer leads to D elements of the tensor or of the staging memory, which nobody writes meanwhile;
+        // the strip lies within the tile. The instruction set was found on this machine.
+        unsafe { (micro.rows_to_lanes)(&rows, d as i64, tile.as_mut_ptr().add(first), factor) }
     }
 }
 
-/// Writes column `lane` of a tile to a tensor row.
+/// Writes `lanes` lanes of a D x LANES tile, each times its factor, to the tensor rows that `row_of` names.
 ///
 /// # Safety
 /// As [`RowWriter::write`].
-pub unsafe fn store_lane(
+pub unsafe fn store_lanes(
+    micro: &MicroKernels,
     writer: &RowWriter<'_>,
-    (token, head): (usize, usize),
-    tile: &[f32],
-    lane: usize,
-    scale: f32,
-    row: &mut [f32],
+    lanes: usize,
+    row_of: impl Fn(usize) -> (usize, usize),
+    (tile, factors): (&[f32], &[f32]),
+    staging: &mut Staging,
 ) {
-    read_lane(tile, lane, row, scale);
-    // SAFETY: forwarded to the caller.
-    unsafe { writer.write(token, head, row) }
+    let d = staging.head_dim;
+    assert_eq!(tile.len(), d * LANES, "a tile of this head dimension");
+    for (strip, factors) in factors.as_chunks::<STRIP>().0.iter().enumerate() {
+        let first = strip * STRIP;
+        let used = lanes.saturating_sub(first).min(STRIP);
+        if used == 0 {
+            return;
+        }
+        let mut in_place = true;
+        let rows: [*mut f32; STRIP] = std::array::from_fn(|lane| {
+            if lane >= used {
+                return staging.spare().as_mut_ptr();
+            }
+            let (token, head) = row_of(first + lane);
+            writer.f32_row(token, head, d).unwrap_or_else(|| {
+                in_place = false;
+                staging.lane(lane).as_mut_ptr()
+            })
+        });
+        // SAFETY: each pointer leads to D elements of the staging memory or of a tensor row that the caller leaves to this
+        // thread; the strip lies within the tile. The instruction set was found on this machine.
+        unsafe { (micro.lanes_to_rows)(tile.as_ptr().add(first), d as i64, factors, &rows) }
+        if in_place {
+            continue;
+        }
+        for lane in 0..used {
+            let (token, head) = row_of(first + lane);
+            // SAFETY: forwarded to the caller.
+            unsafe { writer.write(token, head, staging.lane(lane)) }
+        }
+    }
+}
+
+/// Writes a row into column `lane` of a D x LANES tile.
+pub fn write_lane(tile: &mut [f32], lane: usize, row: &[f32]) {
+    for (line, x) in tile.chunks_exact_mut(LANES).zip(row) {
+        line[lane] = *x;
+    }
+}
+
+/// Reads column `lane` of a D x LANES tile.
+pub fn read_lane(tile: &[f32], lane: usize, row: &mut [f32]) {
+    for (line, x) in tile.chunks_exact(LANES).zip(row) {
+        *x = line[lane];
+    }
 }
 
 /// [`longgen_codegen::cpu::abi::GatherFn`]

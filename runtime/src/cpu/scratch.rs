@@ -5,7 +5,7 @@ use std::ffi::c_void;
 use longgen_codegen::cpu::Blocking;
 use longgen_codegen::cpu::abi::{Calls, Item, LANES, ListedRun, MOST_ROWS};
 
-use super::rows::{Source, gather};
+use super::rows::{Source, Staging, gather};
 use super::table::MicroKernels;
 
 /// A buffer that starts on a cache line: generated code assumes aligned vectors.
@@ -61,6 +61,10 @@ pub struct Scratch {
     pub list: Vec<ListedRun>,
     /// D, one row.
     pub row: Vec<f32>,
+    /// Rows on their way into lanes and back.
+    pub staging: Staging,
+    /// LANES: what the rows of the result are multiplied by.
+    pub factors: Vec<f32>,
     row_index: Box<Rows>,
     scores: Buffer,
     dp: Buffer,
@@ -117,6 +121,8 @@ impl Scratch {
             lane_index: Box::new(Lines([0; LANES])),
             list: Vec::new(),
             row: vec![0.0; head_dim],
+            staging: Staging::new(head_dim),
+            factors: vec![0.0; LANES],
             row_index: Box::new(Rows([0; MOST_ROWS])),
             scores: Buffer::new(MOST_ROWS * LANES),
             dp: Buffer::new(MOST_ROWS * LANES),

@@ -37,13 +37,27 @@ impl<'a> RowWriter<'a> {
         RowWriter { pointer, len, heads, head_dim, borrow: PhantomData }
     }
 
+    /// The row itself where the tensor is f32; whoever writes it keeps the promise of [`RowWriter::write`].
+    pub fn f32_row(&self, token: usize, head: usize, len: usize) -> Option<*mut f32> {
+        let Pointer::F32(to) = self.pointer else { return None };
+        let start = self.start(token, head, len);
+        // SAFETY: the row was found to lie within the borrowed slice.
+        Some(unsafe { to.add(start) })
+    }
+
+    /// The first element of a row of `len` elements, which lies within the tensor.
+    fn start(&self, token: usize, head: usize, len: usize) -> usize {
+        let start = (token * self.heads + head) * self.head_dim;
+        assert!(len == self.head_dim && start + len <= self.len, "a row of the tensor");
+        start
+    }
+
     /// Rounds a row and stores it.
     ///
     /// # Safety
     /// No other thread accesses this row at the same time.
     pub unsafe fn write(&self, token: usize, head: usize, row: &[f32]) {
-        let start = (token * self.heads + head) * self.head_dim;
-        assert!(row.len() == self.head_dim && start + row.len() <= self.len, "a row of the tensor");
+        let start = self.start(token, head, row.len());
         // SAFETY: the row lies within the borrowed slice, and no other thread touches it.
         unsafe {
             match self.pointer {

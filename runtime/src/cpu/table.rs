@@ -1,8 +1,9 @@
 //! The micro-kernels of each instruction set, and the choice among them.
 
-use longgen_codegen::cpu::abi::{GradientFn, Item, ProductFn, STRIP, SoftmaxFn};
+use longgen_codegen::cpu::abi::{ColumnsFn, GradientFn, Item, RowsFn, STRIP, SoftmaxFn};
 
 use super::micro::{self, Form, Product};
+use super::transpose;
 use super::vector::{Portable, Vector};
 
 /// An instruction set that tile products are compiled for.
@@ -61,17 +62,27 @@ impl std::fmt::Display for Isa {
 /// `(x, y, depth, strips, out)`, as [`micro::lane_dots`].
 pub type DotsFn = unsafe extern "C" fn(*const f32, *const f32, i64, i64, *mut f32);
 
-/// The functions a work item is given.
+/// `(rows, depth, columns of a tile, factor)`, as [`transpose::rows_to_lanes`].
+pub type ToLanesFn = unsafe extern "C" fn(&[*const f32; STRIP], i64, *mut f32, f32);
+
+/// `(columns of a tile, depth, factors, rows)`, as [`transpose::lanes_to_rows`].
+pub type ToRowsFn = unsafe extern "C" fn(*const f32, i64, &[f32; STRIP], &[*mut f32; STRIP]);
+
+/// The functions of an instruction set: those that a work item is given, and the host's own.
 #[derive(Clone, Copy, Debug)]
 pub struct MicroKernels {
-    pub rows: ProductFn,
-    pub columns: ProductFn,
-    pub columns_masked: ProductFn,
+    pub rows: RowsFn,
+    pub columns: ColumnsFn,
+    pub columns_masked: ColumnsFn,
     pub softmax: SoftmaxFn,
     pub gradient_query_lanes: GradientFn,
     pub gradient_key_lanes: GradientFn,
     /// [`micro::lane_dots`]
     pub lane_dots: DotsFn,
+    /// [`transpose::rows_to_lanes`]
+    pub rows_to_lanes: ToLanesFn,
+    /// [`transpose::lanes_to_rows`]
+    pub lanes_to_rows: ToRowsFn,
 }
 
 impl MicroKernels {
@@ -87,23 +98,16 @@ impl MicroKernels {
             Isa::Avx2 => Some(avx2::TABLE),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => Some(neon::TABLE),
-            Isa::Portable => Some(portable::TABLE),
+            Isa::Portable => Some(MicroKernels::portable()),
             #[allow(unreachable_patterns)]
             _ => None,
         }
     }
-}
 
-/// Whether all of `depth` rows of `width` elements are finite.
-#[inline(always)]
-unsafe fn all_finite(a: *const f32, stride: usize, width: usize, depth: usize) -> bool {
-    let mut poisoned = false;
-    for k in 0..depth {
-        // SAFETY: the caller's operand has these rows.
-        let row = unsafe { std::slice::from_raw_parts(a.add(k * stride), width) };
-        poisoned |= row.iter().fold(false, |any, x| any | !x.is_finite());
+    /// Those in plain Rust.
+    pub fn portable() -> MicroKernels {
+        portable::TABLE
     }
-    !poisoned
 }
 
 /// Wraps the generic micro-kernels in functions that enable an instruction set.
@@ -120,6 +124,8 @@ macro_rules! micro_kernels {
                 gradient_query_lanes,
                 gradient_key_lanes,
                 lane_dots,
+                rows_to_lanes,
+                lanes_to_rows,
             };
 
             #[inline]
@@ -132,11 +138,13 @@ macro_rules! micro_kernels {
             $(#[$enable])?
             unsafe extern "C" fn rows(
                 a: *const f32, stride: i64, b: *const f32, c: *mut f32,
-                rows: i64, depth: i64, strips: i64, alpha: *const f32,
+                rows: i64, depth: i64, strips: i64, next: *const f32, next_stride: i64,
             ) {
-                let (stride, rows, depth) = (stride as usize, rows as usize, depth as usize);
-                // SAFETY: the contract of `ProductFn`.
-                unsafe { product(Product { a, stride, b, c, rows, depth, alpha }, strips as usize, Form::Rows) }
+                let (stride, next_stride) = (stride as usize, next_stride as usize);
+                let (rows, depth, alpha) = (rows as usize, depth as usize, std::ptr::null());
+                let operands = Product { a, stride, b, c, rows, depth, alpha, next, next_stride };
+                // SAFETY: the contract of `RowsFn`.
+                unsafe { product(operands, strips as usize, Form::Rows) }
             }
 
             $(#[$enable])?
@@ -145,8 +153,9 @@ macro_rules! micro_kernels {
                 rows: i64, depth: i64, strips: i64, alpha: *const f32,
             ) {
                 let (stride, rows, depth) = (stride as usize, rows as usize, depth as usize);
-                // SAFETY: the contract of `ProductFn`.
-                unsafe { product(Product { a, stride, b, c, rows, depth, alpha }, strips as usize, Form::Columns) }
+                let operands = Product { a, stride, b, c, rows, depth, alpha, next: a, next_stride: 0 };
+                // SAFETY: the contract of `ColumnsFn`.
+                unsafe { product(operands, strips as usize, Form::Columns) }
             }
 
             $(#[$enable])?
@@ -155,23 +164,40 @@ macro_rules! micro_kernels {
                 rows: i64, depth: i64, strips: i64, alpha: *const f32,
             ) {
                 let (stride, rows, depth) = (stride as usize, rows as usize, depth as usize);
-                // SAFETY: the contract of `ProductFn`.
+                let operands = Product { a, stride, b, c, rows, depth, alpha, next: a, next_stride: 0 };
+                // SAFETY: the contract of `ColumnsFn`.
                 unsafe {
-                    let form = if all_finite(a, stride, rows, depth) { Form::Columns } else { Form::ColumnsMasked };
-                    product(Product { a, stride, b, c, rows, depth, alpha }, strips as usize, form)
+                    let form = if micro::all_finite::<$vector>(a, stride, rows, depth) { Form::Columns } else { Form::ColumnsMasked };
+                    product(operands, strips as usize, form)
                 }
             }
 
             $(#[$enable])?
-            unsafe extern "C" fn softmax(scores: *mut f32, rows: i64, strips: i64, item: *mut Item) {
+            unsafe extern "C" fn softmax(scores: *mut f32, rows: i64, strips: i64, item: *mut Item, lane: i64) {
                 // SAFETY: the contract of `SoftmaxFn`.
-                unsafe { micro::softmax::<$vector>(scores, rows as usize, strips as usize, &*item) }
+                unsafe { micro::softmax::<$vector>(scores, rows as usize, strips as usize, &*item, lane as usize) }
             }
 
             $(#[$enable])?
             unsafe extern "C" fn lane_dots(x: *const f32, y: *const f32, depth: i64, strips: i64, out: *mut f32) {
                 // SAFETY: forwarded to the caller.
                 unsafe { micro::lane_dots::<$vector>(x, y, depth as usize, strips as usize, out) }
+            }
+
+            $(#[$enable])?
+            unsafe extern "C" fn rows_to_lanes(
+                rows: &[*const f32; STRIP], depth: i64, tile: *mut f32, factor: f32,
+            ) {
+                // SAFETY: forwarded to the caller.
+                unsafe { transpose::rows_to_lanes::<$vector>(rows, depth as usize, tile, factor) }
+            }
+
+            $(#[$enable])?
+            unsafe extern "C" fn lanes_to_rows(
+                tile: *const f32, depth: i64, factors: &[f32; STRIP], rows: &[*mut f32; STRIP],
+            ) {
+                // SAFETY: forwarded to the caller.
+                unsafe { transpose::lanes_to_rows::<$vector>(tile, depth as usize, factors, rows) }
             }
 
             $(#[$enable])?
@@ -213,7 +239,7 @@ micro_kernels!(avx512, crate::cpu::x86::Avx512, #[target_feature(enable = "avx51
         4 => micro::panel::<Avx512, 6, 4>(p, 0, form),
         3 => micro::panel::<Avx512, 8, 3>(p, 0, form),
         2 => micro::panel::<Avx512, 12, 2>(p, 0, form),
-        _ => micro::panel::<Avx512, 12, 1>(p, 0, form),
+        _ => micro::panel::<Avx512, 16, 1>(p, 0, form),
     }
 });
 

@@ -30,6 +30,11 @@ pub trait Vector: Copy {
     unsafe fn less_select(self, b: Self, x: Self, y: Self) -> Self;
     /// `self` where `weight` is not 0 (a NaN is not 0), else 0.
     unsafe fn where_nonzero(self, weight: Self) -> Self;
+    /// The lanes of both in turn, `self` first: those of the first halves, those of the second.
+    unsafe fn zip(self, b: Self) -> (Self, Self);
+    /// Asks for the cache line at this address, which need not be readable, in the cache of this level.
+    #[inline(always)]
+    unsafe fn fetch<const LEVEL: i32>(_: *const f32) {}
     /// The power of two whose exponent stands in the low bits of this number's representation.
     unsafe fn power_of_two(self) -> Self;
 }
@@ -40,7 +45,7 @@ pub struct Portable([f32; 4]);
 
 impl Portable {
     #[inline(always)]
-    fn zip(self, b: Self, f: impl Fn(f32, f32) -> f32) -> Self {
+    fn each(self, b: Self, f: impl Fn(f32, f32) -> f32) -> Self {
         Portable(std::array::from_fn(|l| f(self.0[l], b.0[l])))
     }
 }
@@ -64,19 +69,19 @@ impl Vector for Portable {
     }
     #[inline(always)]
     unsafe fn add(self, b: Self) -> Self {
-        self.zip(b, |a, b| a + b)
+        self.each(b, |a, b| a + b)
     }
     #[inline(always)]
     unsafe fn sub(self, b: Self) -> Self {
-        self.zip(b, |a, b| a - b)
+        self.each(b, |a, b| a - b)
     }
     #[inline(always)]
     unsafe fn mul(self, b: Self) -> Self {
-        self.zip(b, |a, b| a * b)
+        self.each(b, |a, b| a * b)
     }
     #[inline(always)]
     unsafe fn div(self, b: Self) -> Self {
-        self.zip(b, |a, b| a / b)
+        self.each(b, |a, b| a / b)
     }
     #[inline(always)]
     unsafe fn mul_add(self, b: Self, c: Self) -> Self {
@@ -85,7 +90,7 @@ impl Vector for Portable {
     }
     #[inline(always)]
     unsafe fn max(self, b: Self) -> Self {
-        self.zip(b, |a, b| if a > b { a } else { b })
+        self.each(b, |a, b| if a > b { a } else { b })
     }
     #[inline(always)]
     unsafe fn less_select(self, b: Self, x: Self, y: Self) -> Self {
@@ -93,7 +98,12 @@ impl Vector for Portable {
     }
     #[inline(always)]
     unsafe fn where_nonzero(self, weight: Self) -> Self {
-        self.zip(weight, |x, w| if w != 0.0 { x } else { 0.0 })
+        self.each(weight, |x, w| if w != 0.0 { x } else { 0.0 })
+    }
+    #[inline(always)]
+    unsafe fn zip(self, b: Self) -> (Self, Self) {
+        let (a, b) = (self.0, b.0);
+        (Portable([a[0], b[0], a[1], b[1]]), Portable([a[2], b[2], a[3], b[3]]))
     }
     #[inline(always)]
     unsafe fn power_of_two(self) -> Self {

@@ -68,6 +68,18 @@ pub struct KeyTile {
     pub keys: (usize, usize),
 }
 
+impl KeyTile {
+    /// Lanes in use.
+    pub fn lanes(&self) -> usize {
+        self.keys.1 - self.keys.0
+    }
+
+    /// Token in the packed tensor and KV head of a lane.
+    pub fn row(&self, lane: usize) -> (usize, usize) {
+        (self.sequence.k_start + self.keys.0 + lane, self.g)
+    }
+}
+
 /// Every query tile, of at most the blocking's lanes, those with the most keys in sight first.
 ///
 /// Tiles are aligned in token indices, so that block patterns fall on tile borders and no tile mixes negative indices,

@@ -69,6 +69,23 @@ impl Vector for Avx512 {
         })
     }
     #[inline(always)]
+    unsafe fn fetch<const LEVEL: i32>(at: *const f32) {
+        if LEVEL == 1 {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        } else {
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+        }
+    }
+    #[inline(always)]
+    unsafe fn zip(self, b: Self) -> (Self, Self) {
+        unsafe {
+            let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            let high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+            let pick = |lanes| Avx512(_mm512_permutex2var_ps(self.0, lanes, b.0));
+            (pick(low), pick(high))
+        }
+    }
+    #[inline(always)]
     unsafe fn power_of_two(self) -> Self {
         Avx512(unsafe {
             let exponent = _mm512_add_epi32(_mm512_castps_si512(self.0), _mm512_set1_epi32(127));
@@ -127,6 +144,25 @@ impl Vector for Avx2 {
             let nonzero = _mm256_cmp_ps::<_CMP_NEQ_UQ>(weight.0, _mm256_setzero_ps());
             _mm256_and_ps(self.0, nonzero)
         })
+    }
+    #[inline(always)]
+    unsafe fn fetch<const LEVEL: i32>(at: *const f32) {
+        if LEVEL == 1 {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        } else {
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+        }
+    }
+    #[inline(always)]
+    unsafe fn zip(self, b: Self) -> (Self, Self) {
+        unsafe {
+            // The instructions work on each half by itself.
+            let low = _mm256_unpacklo_ps(self.0, b.0);
+            let high = _mm256_unpackhi_ps(self.0, b.0);
+            let first = _mm256_permute2f128_ps::<0x20>(low, high);
+            let second = _mm256_permute2f128_ps::<0x31>(low, high);
+            (Avx2(first), Avx2(second))
+        }
     }
     #[inline(always)]
     unsafe fn power_of_two(self) -> Self {

@@ -22,16 +22,17 @@ struct Math<'e, 'f> {
     has_fma: bool,
 }
 
-/// `softmax(scores, rows, strips, item)`
+/// `softmax(scores, rows, strips, item, first lane)`
 pub(super) fn define_softmax(unit: &mut Unit, has_fma: bool) {
-    unit.define("softmax", &[types::I64; 4], &[], |e, args| {
-        let &[scores, rows, strips, item] = args else { unreachable!("softmax has four parameters") };
+    unit.define("softmax", &[types::I64; 5], &[], |e, args| {
+        let &[scores, rows, strips, item, first] = args else { unreachable!("softmax has five parameters") };
         let lanes = e.b.ins().imul_imm_s(strips, STRIP as i64);
         let softcap2 = e.b.ins().load(types::F32, FLAGS, item, offset_of!(Item, softcap2) as i32);
         e.count(lanes, 4, |e, lane| {
             let column = e.element(scores, lane, 4);
             let state = |e: &mut Emit<'_>, offset: usize| {
                 let base = e.field(item, offset);
+                let lane = e.b.ins().iadd(first, lane);
                 e.element(base, lane, 4)
             };
             let max = state(e, offset_of!(Item, max));

@@ -1,14 +1,14 @@
 //! Tile products in blocks of 4 rows x 8 lanes.
 
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
-use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Value, types};
+use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Type, Value, types};
 use cranelift_frontend::Variable;
 
 use crate::cpu::abi::{LANES, STRIP};
 use crate::cpu::emit::{Emit, Unit};
 use crate::cpu::program::reinterpret;
 
-/// How A is read, as in [`super::super::abi::ProductFn`].
+/// How A is read, as in [`super::super::abi::RowsFn`] and [`super::super::abi::ColumnsFn`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     Rows,
@@ -37,10 +37,13 @@ struct Operands {
 }
 
 pub(super) fn define(unit: &mut Unit, name: &str, form: Form, has_fma: bool) {
-    unit.define(name, &[types::I64; 8], &[], |e, args| {
-        let &[a, stride, b, c, rows, depth, strips, alpha] = args else {
-            unreachable!("a product has eight parameters")
+    let params: &[Type] = if form == Form::Rows { &[types::I64; 9] } else { &[types::I64; 8] };
+    unit.define(name, params, &[], |e, args| {
+        let &[a, stride, b, c, rows, depth, strips, last, ..] = args else {
+            unreachable!("a product has at least eight parameters")
         };
+        // A rows product overwrites C; what it might fetch is left to the machine.
+        let alpha = if form == Form::Rows { e.int(0) } else { last };
         let stride = e.b.ins().imul_imm_s(stride, 4);
         let lanes = e.b.ins().imul_imm_s(strips, STRIP as i64);
         e.count(lanes, 8, |e, lane| {
