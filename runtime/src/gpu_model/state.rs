@@ -118,6 +118,14 @@ impl GpuTrainState {
         self.pass.loss_and_gradients(&self.model, &self.weights, batch, scale, &self.gradients)
     }
 
+    /// Logits (T, V) of a batch: for tests of what was learned, on short batches.
+    ///
+    /// # Errors
+    /// As [`GpuTrainState::add_gradients`].
+    pub fn logits(&mut self, batch: &Batch) -> Result<Vec<f32>, ModelError> {
+        self.pass.logits(&self.model, &self.weights, batch)
+    }
+
     /// The global norm of the gradients.
     ///
     /// # Errors
