@@ -23,6 +23,8 @@ use task::Task;
 
 type Failure = Box<dyn std::error::Error>;
 
+/// Tokens of a test of recall.
+const TEST_TOKENS: usize = 32_768;
 const SPARSE: &str = "sink=2, window=16";
 
 /// Name of a plan and its full layers.
@@ -113,8 +115,9 @@ fn train(
 /// Share of the hard questions whose record is the most likely token.
 fn recall(task: &Task, learner: &mut dyn Learner, length: usize) -> Result<f64, Failure> {
     let (mut right, mut all) = (0, 0);
-    for seed in 0..10 {
-        let batch = task.batch(&mut Random::new(1_000_000 + seed), length)?;
+    let mut random = Random::new(1_000_000);
+    for _ in 0..TEST_TOKENS.div_ceil(task.batch_tokens) {
+        let batch = task.batch(&mut random, length)?;
         let logits = learner.logits(&batch)?;
         let rows = logits.chunks_exact(logits.len() / batch.tokens().len());
         for ((row, &question), target) in rows.zip(batch.tokens()).zip(batch.targets()) {
