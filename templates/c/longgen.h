@@ -43,7 +43,7 @@ typedef struct lgk_params {
     uint64_t list_tile;                                  // listed patterns: tile * 4 + kind, int
     uint64_t split_o;                                    // [B, H, splits, D] float: workspace of decode
     uint64_t split_lse;                                  // [B, H, splits] float: workspace of decode
-    uint64_t split_arrivals;                             // [B, G] int: workspace of decode, 0 before the first launch, left 0
+    uint64_t split_arrivals;                             // [B, head tiles] int: workspace of decode, 0 before the first launch, left 0
     uint64_t slot_key;                                   // [G, max_k] int: key of each cache slot; or null
     int64_t q_t, q_h;                                    // strides of a token and of a head
     int64_t k_t, k_h;
@@ -68,7 +68,7 @@ typedef struct lgk_params {
 } lgk_params;
 
 // Of the declaration above, from its first brace to its last: another version's kernels may take another struct.
-#define LGK_PARAMS_CRC 0x2edfc081u
+#define LGK_PARAMS_CRC 0xeaa1f59au
 
 // A part of the file.
 typedef struct lgk_span {
@@ -94,7 +94,7 @@ enum { LGK_VERSION = 1 };
 enum { LGK_PARAMS = 0, LGK_TENSOR_MAP = 1, LGK_WORK_COUNTER = 2 };  // kinds of arguments
 enum { LGK_Q = 0, LGK_K = 1, LGK_V = 2, LGK_DO = 3 };                // tensors of maps
 enum { LGK_ONE = 0, LGK_QUERY_TILES, LGK_KEY_TILES, LGK_QUERY_WORK, LGK_HEADS, LGK_KV_HEADS, LGK_BATCH, LGK_SPLITS,
-       LGK_KEY_WORK };
+       LGK_KEY_WORK, LGK_HEAD_TILES };
 
 typedef struct lgk_argument {
     uint32_t kind;
@@ -214,6 +214,7 @@ static inline void lgk_grid(const lgk_kernel* kernel, const lgk_params* p, uint3
     const uint32_t parts = p->max_q > 0 ? ((uint32_t)p->max_q + 8191) / 8192 : 1;
     const uint64_t far = (uint64_t)p->far_pairs * parts * (uint32_t)(p->heads / p->kv_heads);
     const uint64_t key_work = (far + key_tiles) * (uint32_t)p->kv_heads * (uint32_t)p->batch;
+    const uint32_t head_tiles = (uint32_t)(p->kv_heads * ((p->heads / p->kv_heads + 15) / 16));
     for (int axis = 0; axis < 3; ++axis) {
         switch (kernel->grid[axis]) {
             case LGK_QUERY_TILES: grid[axis] = query_tiles; break;
@@ -222,6 +223,7 @@ static inline void lgk_grid(const lgk_kernel* kernel, const lgk_params* p, uint3
             case LGK_KEY_WORK: grid[axis] = key_work < multiprocessors ? (uint32_t)key_work : multiprocessors; break;
             case LGK_HEADS: grid[axis] = (uint32_t)p->heads; break;
             case LGK_KV_HEADS: grid[axis] = (uint32_t)p->kv_heads; break;
+            case LGK_HEAD_TILES: grid[axis] = head_tiles; break;
             case LGK_BATCH: grid[axis] = (uint32_t)p->batch; break;
             case LGK_SPLITS: grid[axis] = (uint32_t)p->splits; break;
             default: grid[axis] = 1;

@@ -1,16 +1,16 @@
 // Decode attention, one query token per sequence, for sm_80 and later (both families use it). Each block takes a share of the
-// keys; the last block of a (sequence, KV head) to finish merges the partial results of all.
+// keys; the last block of a (sequence, head tile) to finish merges the partial results of all.
 //
 //   s_hj = score(q_h . k_j)    O_h = sum_j exp(s_hj - lse_h) v_j    lse_h = log(exp(sink_h) + sum_j exp(s_hj))
 //
-// The query heads of a KV head are the rows of one 16-row mma tile, so K and V are read once for all of them (groups of more
-// than 16 heads take another pass). The kernel is bound by memory, and at few keys by latency: a tile of kTileN keys is cut into
+// A head tile is up to 16 query heads of one KV head: the rows of one mma tile, so K and V are read once for all of them (a group of
+// more than 16 heads is several head tiles, of which all but the first find K and V in L2). The kernel is bound by memory, and at few keys by latency: a tile of kTileN keys is cut into
 // one slice per warp, and each warp copies, waits for and consumes its own slices, kStages - 1 of them in flight, meeting the
 // others only at the end.
 //
-//   grid    x = p.splits, the most shares that a row is cut into; y = G; z = B               block  kThreads
+//   grid    x = p.splits, the most shares that a row is cut into; y = head tiles, G ceil(H / G / 16); z = B     block  kThreads
 //   Q       16 x D, shared by the warps        K, V   kSlice = kTileN / warps keys of each tile, per warp and stage
-//   split_o [B, H, splits, D], split_lse [B, H, splits], split_arrivals [B, G] (0 before the launch, 0 after it)
+//   split_o [B, H, splits, D], split_lse [B, H, splits], split_arrivals [B, head tiles] (0 before the launch, 0 after it)
 //
 // The share. The visible tiles of the row are counted, and share x of `shares` takes those in [x, x + 1) * count / shares in
 // visible order: long gaps cost nothing and the shares are even. Each of 32 lanes counts one part of the key range. A row with
@@ -44,7 +44,7 @@
 
 namespace lg {
 
-constexpr int kRows = 16;  // query heads of a pass
+constexpr int kRows = 16;  // query heads of a head tile
 constexpr int kWarps = kThreads / kWarpSize;
 constexpr int kSlice = kTileN / kWarps;
 static_assert(kTileN == kSlice * kWarps && (kSlice == 16 || kSlice == 32), "a warp's slice is 16 or 32 keys");
@@ -67,7 +67,7 @@ struct MergeSpace {
     template <class Store>
     LG_DEVICE float merge_warps(int row, float extra, Store store) {
         float* own = weights[threadIdx.x / kWarpSize];
-        return merge_row<kHeadDim>(own, lse[row], output[0][row], kRows * kRowFloats, kWarps, extra, store);
+        return merge_row<kHeadDim, kWarps>(own, lse[row], output[0][row], kRows * kRowFloats, kWarps, extra, store);
     }
 };
 static_assert(sizeof(MergeSpace) <= kRingsBytes && kWarps <= kMostShares, "the merges fit in the rings");
@@ -191,30 +191,29 @@ struct FinalRow {
     }
 };
 
-// Merges what the warps have of row `row` of a pass, query head h, by this warp: into O when this block has all keys of the
+// Merges what the warps have of row `row`, query head h, by this warp: into O when this block has all keys of the
 // row, else into the workspace.
 LG_DEVICE void finish_row(const Params& p, MergeSpace& space, const Sequence& seq, int b, int h, int row, int split, bool whole) {
-    float total;
-    float* lse;
-    if (whole) {
-        const FinalRow out(p, seq, h);
-        total = space.merge_warps(row, out.sink, [&](int column, float4 x) { out.store(column, x); });
-        lse = out.lse;
-    } else {
-        const i64 part = (i64(b) * p.heads + h) * p.splits + split;
-        float4* out = reinterpret_cast<float4*>(p.split_o + part * kHeadDim);
-        total = space.merge_warps(row, -kInf, [&](int column, float4 x) { out[column / 4] = x; });
-        lse = p.split_lse + part;
-    }
-    if (threadIdx.x % kWarpSize == 0) *lse = total;
+    const FinalRow out(p, seq, h);
+    const i64 part = (i64(b) * p.heads + h) * p.splits + split;
+    float* part_o = p.split_o + part * kHeadDim;
+    const float total = space.merge_warps(row, whole ? out.sink : -kInf, [&](int column, float4 x) {
+        if (whole) {
+            out.store(column, x);
+        } else {
+            *reinterpret_cast<float4*>(part_o + column) = x;
+        }
+    });
+    if (threadIdx.x % kWarpSize == 0) *(whole ? out.lse : p.split_lse + part) = total;
 }
 
 // Merges the shares of query head h, by this warp.
 LG_DEVICE void merge_shares(const Params& p, MergeSpace& space, const Sequence& seq, int b, int h, int shares) {
     const i64 first = (i64(b) * p.heads + h) * p.splits;
     const FinalRow out(p, seq, h);
-    const float total = merge_row<kHeadDim>(space.weights[threadIdx.x / kWarpSize], p.split_lse + first, p.split_o + first * kHeadDim,
-                                            kHeadDim, shares, out.sink, [&](int column, float4 x) { out.store(column, x); });
+    float* own = space.weights[threadIdx.x / kWarpSize];
+    const float total = merge_row<kHeadDim, 16>(own, p.split_lse + first, p.split_o + first * kHeadDim, kHeadDim, shares, out.sink,
+                                                [&](int column, float4 x) { out.store(column, x); });
     if (threadIdx.x % kWarpSize == 0) *out.lse = total;
 }
 
@@ -224,9 +223,11 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_decode(c
     using namespace lg;
     let_successor_start();
     wait_for_predecessor();
-    const int split = blockIdx.x, g = blockIdx.y, b = blockIdx.z;
+    const int split = blockIdx.x, b = blockIdx.z;
+    const int group = p.heads / p.kv_heads, tiles_of_group = ceil_div(group, kRows);
+    const int g = blockIdx.y / tiles_of_group, past = blockIdx.y % tiles_of_group * kRows;
+    const int first_head = g * group + past, rows = min_int(kRows, group - past);
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-    const int group = p.heads / p.kv_heads;
     const Sequence seq = load_sequence(p, b);
     if (seq.q_len <= 0) return;
 
@@ -239,67 +240,63 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_decode(c
     if (split >= walk.shares) return;
     const ScoreMap score(p);
 
-    for (int head = 0; head < group; head += kRows) {
-        copy_tile_async<kRows>(q_tile, query_row(p, seq.q_begin, g * group + head), p.q_h, group - head);
+    copy_tile_async<kRows>(q_tile, query_row(p, seq.q_begin, first_head), p.q_h, rows);
+    commit_copies();
+    TileStream<SliceWalk, kStages> slices(walk);
+    const auto start_copy = [&](int place, int slot) {
+        const int first = slices.n[place];
+        const u32 seen = slices.kind[place];
+        const auto is_seen = [=](int row) { return (seen >> row & 1) != 0; };
+        if (first >= 0) {
+            copy_rows_async<kSlice, kWarpSize>(k_ring.tile(slot), key_row(p, seq.k_begin + first, g), p.k_t, lane, is_seen);
+            copy_rows_async<kSlice, kWarpSize>(v_ring.tile(slot), value_row(p, seq.k_begin + first, g), p.v_t, lane, is_seen);
+        }
         commit_copies();
-        TileStream<SliceWalk, kStages> slices(walk);
-        const auto start_copy = [&](int place, int slot) {
-            const int first = slices.n[place];
-            const u32 seen = slices.kind[place];
-            const auto is_seen = [=](int row) { return (seen >> row & 1) != 0; };
-            if (first >= 0) {
-                copy_rows_async<kSlice, kWarpSize>(k_ring.tile(slot), key_row(p, seq.k_begin + first, g), p.k_t, lane, is_seen);
-                copy_rows_async<kSlice, kWarpSize>(v_ring.tile(slot), value_row(p, seq.k_begin + first, g), p.v_t, lane, is_seen);
-            }
-            commit_copies();
-        };
+    };
 #pragma unroll
-        for (int stage = 0; stage < kStages - 1; ++stage) {
-            slices.fetch(stage);
-            start_copy(stage, stage);
-        }
-
-        wait_copies<kStages - 1>();
-        __syncthreads();
-
-        OnlineSoftmax<1> softmax;
-        Accumulator<1, kHeadDim> output;
-        output.clear();
-
-        for (int slot = 0; slices.n[0] >= 0; slot = slot + 1 == kStages ? 0 : slot + 1) {
-            wait_copies<kStages - 2>();
-            __syncwarp();
-            slices.fetch(kStages - 1);
-            start_copy(kStages - 1, slot == 0 ? kStages - 1 : slot - 1);
-
-            Accumulator<1, kSlice> scores;
-            scores.clear();
-            multiply_abt(scores, q_tile, k_ring.tile(slot));
-            const u32 seen = slices.kind[0];
-            scores.for_each([&](float& x, int, int column) {
-                x = (seen >> column & 1) != 0 ? score.bounded(x) : -kInf;
-            });
-            softmax.update(scores, output, score.factor);
-
-            Fragments<1, kSlice> probabilities;
-            to_fragments(probabilities, scores);
-            multiply_ab(output, probabilities, v_ring.tile(slot));
-            slices.advance();
-        }
-        wait_copies<0>();
-        __syncthreads();  // the rings are free for the merge
-
-        float lse[1][2];
-        softmax.finish(output, lse, score.factor, -kInf);
-        const int rows = min_int(kRows, group - head);
-        store_part(merge, output, lse, rows);
-        __syncthreads();
-        for (int row = warp; row < rows; row += kWarps) {
-            finish_row(p, merge, seq, b, g * group + head + row, row, split, walk.shares == 1);
-        }
-        __syncthreads();  // before the next pass refills Q and the rings
+    for (int stage = 0; stage < kStages - 1; ++stage) {
+        slices.fetch(stage);
+        start_copy(stage, stage);
     }
-    if (walk.shares > 1 && arrive_last(p.split_arrivals + b * p.kv_heads + g, walk.shares)) {
-        for (int row = warp; row < group; row += kWarps) merge_shares(p, merge, seq, b, g * group + row, walk.shares);
+
+    wait_copies<kStages - 1>();
+    __syncthreads();
+
+    OnlineSoftmax<1> softmax;
+    Accumulator<1, kHeadDim> output;
+    output.clear();
+
+    for (int slot = 0; slices.n[0] >= 0; slot = slot + 1 == kStages ? 0 : slot + 1) {
+        wait_copies<kStages - 2>();
+        __syncwarp();
+        slices.fetch(kStages - 1);
+        start_copy(kStages - 1, slot == 0 ? kStages - 1 : slot - 1);
+
+        Accumulator<1, kSlice> scores;
+        scores.clear();
+        multiply_abt(scores, q_tile, k_ring.tile(slot));
+        const u32 seen = slices.kind[0];
+        scores.for_each([&](float& x, int, int column) {
+            x = (seen >> column & 1) != 0 ? score.bounded(x) : -kInf;
+        });
+        softmax.update(scores, output, score.factor);
+
+        Fragments<1, kSlice> probabilities;
+        to_fragments(probabilities, scores);
+        multiply_ab(output, probabilities, v_ring.tile(slot));
+        slices.advance();
+    }
+    wait_copies<0>();
+    __syncthreads();  // the rings are free for the merge
+
+    float lse[1][2];
+    softmax.finish(output, lse, score.factor, -kInf);
+    store_part(merge, output, lse, rows);
+    __syncthreads();
+    for (int row = warp; row < rows; row += kWarps) {
+        finish_row(p, merge, seq, b, first_head + row, row, split, walk.shares == 1);
+    }
+    if (walk.shares > 1 && arrive_last(p.split_arrivals + b * gridDim.y + blockIdx.y, walk.shares)) {
+        for (int row = warp; row < rows; row += kWarps) merge_shares(p, merge, seq, b, first_head + row, walk.shares);
     }
 }

@@ -37,7 +37,7 @@ struct Params {
     // Decode
     float* split_o;                                      // [B, H, splits, D] workspace
     float* split_lse;                                    // [B, H, splits]    workspace
-    int* split_arrivals;                                 // [B, G]            workspace, zero between launches
+    int* split_arrivals;                                 // [B, head tiles]   workspace, zero between launches
     const int* slot_key;                                 // [G, total_k] key index of each slot, -1 empty; or null
     // Element strides of the token and of the head; the last dimension is contiguous, every row 16-byte aligned
     i64 q_t, q_h;

@@ -171,5 +171,6 @@ fn grid_axis(axis: GridAxis) -> u32 {
         GridAxis::Batch => 6,
         GridAxis::Splits => 7,
         GridAxis::KeyWork => 8,
+        GridAxis::HeadTiles => 9,
     }
 }

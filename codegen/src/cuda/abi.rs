@@ -71,7 +71,7 @@ params! {
     list_tile: Address, "pointer", "listed patterns: tile * 4 + kind (0 full, 1 causal edge, 2 general), int";
     split_o: Address, "pointer", "decode workspace [B, H, splits, D], float";
     split_lse: Address, "pointer", "decode workspace [B, H, splits], float";
-    split_arrivals: Address, "pointer", "decode workspace [B, G], int; zero before the first launch, left zero";
+    split_arrivals: Address, "pointer", "decode workspace [B, head tiles], int; zero before the first launch, left zero";
     slot_key: Address, "pointer", "decode on a compact cache: key of each slot [G, total_k], -1 empty, int; or null";
     q_t: i64, "int64", "token stride of q"; q_h: i64, "int64", "head stride of q";
     k_t: i64, "int64", "token stride of k"; k_h: i64, "int64", "head stride of k";

@@ -53,6 +53,8 @@ pub enum GridAxis {
     Heads,
     /// G.
     KvHeads,
+    /// Tiles of [`DECODE_HEADS`] query heads that share a KV head: `G * ceil(H / G / 16)`.
+    HeadTiles,
     /// B.
     Batch,
     /// Pieces the keys of a decode step are split into.
@@ -75,6 +77,7 @@ impl GridAxis {
             }
             GridAxis::Heads => "heads".to_owned(),
             GridAxis::KvHeads => "kv_heads".to_owned(),
+            GridAxis::HeadTiles => format!("kv_heads * ceil(heads / kv_heads / {DECODE_HEADS})"),
             GridAxis::Batch => "batch".to_owned(),
             GridAxis::Splits => "splits".to_owned(),
             GridAxis::One => "1".to_owned(),
@@ -129,6 +132,9 @@ pub fn walk_keys(pass: Pass, family: Family, schedule: &Schedule) -> u32 {
         _ => schedule.tile_n,
     }
 }
+
+/// Query heads of a decode block: the rows of its mma tile.
+pub const DECODE_HEADS: u32 = 16;
 
 /// The template of a pass in a family (see [`Pass::family`]).
 pub fn template(pass: Pass, family: Family) -> Template {
@@ -231,6 +237,6 @@ const DECODE: Template = Template {
     smem_constant: Some("kDecodeSmemBytes"),
     entries: &[Entry {
         starts_early: true,
-        ..tiled("attention_decode", [GridAxis::Splits, GridAxis::KvHeads, GridAxis::Batch])
+        ..tiled("attention_decode", [GridAxis::Splits, GridAxis::HeadTiles, GridAxis::Batch])
     }],
 };

@@ -4,7 +4,7 @@
 
 use longgen_codegen::artifact;
 use longgen_codegen::cuda::abi::Params;
-use longgen_codegen::cuda::kernels::{GridAxis, MapTensor};
+use longgen_codegen::cuda::kernels::{DECODE_HEADS, GridAxis, MapTensor};
 use longgen_codegen::schedule::PART_QUERIES;
 use longgen_codegen::spec::Dtype;
 
@@ -298,6 +298,10 @@ impl GpuAttention {
             }
             GridAxis::Heads => params.heads.unsigned_abs(),
             GridAxis::KvHeads => params.kv_heads.unsigned_abs(),
+            GridAxis::HeadTiles => {
+                let group = params.heads.unsigned_abs() / params.kv_heads.unsigned_abs().max(1);
+                params.kv_heads.unsigned_abs() * group.div_ceil(DECODE_HEADS)
+            }
             GridAxis::Batch => params.batch.unsigned_abs(),
             GridAxis::Splits => params.splits.unsigned_abs(),
             GridAxis::One => 1,

@@ -3,6 +3,7 @@
 
 use longgen_codegen::analysis::far_pieces;
 use longgen_codegen::cuda::abi::Params;
+use longgen_codegen::cuda::kernels::DECODE_HEADS;
 use longgen_codegen::ir::Programs;
 use longgen_codegen::plan::{Extent, TileList, TilePlan};
 use longgen_codegen::schedule::{PART_QUERIES, PIECE_KEYS};
@@ -70,7 +71,7 @@ struct Splits {
     o: Buffer,
     /// [B, H, splits], float.
     lse: Buffer,
-    /// [B, G], int: zero, and left zero by each launch.
+    /// [B, head tiles], int: zero, and left zero by each launch.
     arrivals: Buffer,
 }
 
@@ -220,11 +221,13 @@ impl GpuAttention {
         let Some(decode) = self.decode.as_ref().filter(|_| problem.sequences.max_q() <= 1) else {
             return Ok(None);
         };
-        let rows = problem.sequences.len() * problem.shape.kv_heads();
+        let group = problem.shape.group();
+        let head_tiles = problem.shape.kv_heads() * group.div_ceil(DECODE_HEADS as usize);
+        let rows = problem.sequences.len() * head_tiles;
         let count = split_count(
             rows,
             problem.sequences.max_k().div_ceil(decode.tiles().keys as usize),
-            problem.shape.group(),
+            group.min(DECODE_HEADS as usize),
             (self.multiprocessors * decode.blocks_per_multiprocessor()?) as usize,
         );
         let elements = count * problem.sequences.len() * problem.shape.heads();
@@ -237,14 +240,14 @@ impl GpuAttention {
     }
 }
 
-/// Into how many shares to cut the `tiles` key tiles of each of `rows` (sequence, KV head) pairs, when the GPU holds `slots`
+/// Into how many shares to cut the `tiles` key tiles of each of `rows` (sequence, head tile) pairs, when the GPU holds `slots`
 /// blocks at a time: the cheapest in units of 1/256 of the time of a tile. Blocks run in waves, each as long as its share and
 /// what a block costs besides (its start, and the merge of its warps: about two tiles); the merge of the shares is one
-/// block's work and grows with them and with the `group` of query heads.
-fn split_count(rows: usize, tiles: usize, group: usize, slots: usize) -> usize {
+/// block's work and grows with them and with the query `heads` of a tile.
+fn split_count(rows: usize, tiles: usize, heads: usize, slots: usize) -> usize {
     let cost = |splits: usize| {
         let waves = (rows * splits).div_ceil(slots.max(1)).max(1);
-        waves * (tiles.div_ceil(splits) + 2) * 256 + splits * group
+        waves * (tiles.div_ceil(splits) + 2) * 256 + splits * heads
     };
     (1..=MOST_SPLITS.min(tiles.max(1))).min_by_key(|&splits| cost(splits)).unwrap_or(1)
 }
@@ -347,12 +350,12 @@ mod tests {
     #[test]
     fn splits_fill_the_slots_in_whole_waves() {
         // 132 multiprocessors with two blocks each.
-        let splits = |rows, tiles, group| split_count(rows, tiles, group, 264);
+        let splits = |rows, tiles, heads| split_count(rows, tiles, heads, 264);
         assert_eq!(splits(32, 64, 1), 8, "one wave of 256 blocks, not a second one of 24");
         assert_eq!(splits(8, 64, 4), 32, "two tiles to a block");
         assert_eq!(splits(256, 512, 1), 1);
         assert_eq!(splits(1024, 64, 4), 1);
-        assert!(splits(1, 64, 32) < 32, "one block merges all 32 heads");
+        assert_eq!(splits(2, 64, 16), 32, "two blocks merge 16 heads each");
         assert_eq!((splits(4, 0, 1), splits(0, 9, 1)), (1, 9), "nothing to do");
     }
 }

@@ -55,9 +55,8 @@ LG_DEVICE float merge_weights(float* weights, const float* lse, int parts, float
 // `weights` is shared memory for one float a part, this warp's own. Calls store(column, value) for every fourth column, with
 // four values, and returns the merged log-sum-exp. The outputs are on their way, kAhead parts at a time, while the weights are
 // found: where few keys are left to a row, this is the time of two trips to memory against three.
-template <int kColumns, class Store>
+template <int kColumns, int kAhead, class Store>
 LG_DEVICE float merge_row(float* weights, const float* lse, const float* o, int stride, int parts, float extra, Store store) {
-    constexpr int kAhead = 16;
     float total = 0.0f;
     for (int first = 0; first < kColumns; first += kWarpSize * 4) {
         const int column = first + threadIdx.x % kWarpSize * 4;
