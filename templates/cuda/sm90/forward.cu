@@ -149,10 +149,11 @@ struct Consumer {
         for (bool first = true;; first = false) {
             release_scores_operands(messages[0]);
             softmax(s, messages, tile, rows, factor);
-            wgmma_wait<0>();
-            pin(o);
-            pin(weights);
             if (!first) {
+                // Inside the branch ptxas cannot move this wait up before the softmax.
+                wgmma_wait<0>();
+                pin(o);
+                pin(weights);
                 shared.v.release(at.previous());
                 rescale_rows(o, factor);
             }
