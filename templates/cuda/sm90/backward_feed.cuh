@@ -87,6 +87,8 @@ struct RowStatistics {
     static constexpr int kRows = kTileM / kWarpSize;
     float lse[kRows], delta[kRows];
 };
+// Two rows a lane are asked for before the walk goes on; for four there are no registers meanwhile.
+constexpr bool kAskEarly = RowStatistics::kRows <= 2;
 
 struct Producer {
     const Params& p;
@@ -198,13 +200,15 @@ struct Producer {
         }
         for (bool started = false; more; started = true) {
             __syncwarp();
-            const RowStatistics rows = load_statistics(unit, shared.message(at));
+            RowStatistics rows;
+            if constexpr (kAskEarly) rows = load_statistics(unit, shared.message(at));
             more = next_tile(walk, unit, shared.message(at).head, shared.message(at.next()));
             if (!more) {
                 if (lane == 0) shared.message(at).kinds |= kLast;
                 draw(next_ticket);
             }
             __syncwarp();
+            if constexpr (!kAskEarly) rows = load_statistics(unit, shared.message(at));
             send_queries(unit, rows);
             if (!started) send_keys(unit);
         }
