@@ -29,7 +29,7 @@ pub fn smem_bytes(pass: Pass, family: Family, shape: &Shape, schedule: &Schedule
         // Q and dO, then rings of K and V.
         (Pass::BackwardDq, _) => 2 * queries + 2 * stages * keys,
         // K and V, two stages of Q and dO, two buffers of dS, two pieces of dQ, two stages of log-sum-exp and delta,
-        // barriers, four units, four messages, two flags.
+        // barriers, four units, four messages, two flags, two words of the producer.
         (Pass::BackwardFused | Pass::BackwardOrdered, _) => {
             let scores = 2 * 2 * tile_m * tile_n;
             let statistics = 2 * 2 * 4 * tile_m;

@@ -280,6 +280,9 @@ impl OnDevice {
             dv: dv.view_mut(),
             d_sink: d_sink.as_mut(),
         };
+        if let Some(sums) = &mut prepared.fused {
+            sums.poison(POISON)?;
+        }
         attention.backward(prepared, tensors)?;
         let d_sink = d_sink.map(|buffer| buffer.to_vec::<f32>()).transpose()?;
         Ok(oracle::Gradients {

@@ -37,29 +37,32 @@ struct DeviceList {
     rows_per_head: u32,
 }
 
-/// Workspace of the fused backward, all zero when it starts.
+/// Workspace of the fused backward.
 #[derive(Debug)]
 pub(super) struct FusedSums {
     /// dQ before it is rounded: float, in whole query tiles (`tile/sm90_dq.cuh`).
     dq: Buffer,
-    /// Whose turn it is to add to a query tile of a head, int; nothing where any order will do.
+    /// Who came to a query tile of a head before: int, zero when the kernel starts.
     turn: Buffer,
-    /// dK and dV of the far pieces whose walks are cut into parts: [slots, 2, 64 D], float.
+    /// dK and dV of the far pieces whose walks are cut into parts: [slots, 2, 64 D], float, zero when the kernel starts.
     dkv: Buffer,
-    /// How many parts have added theirs: `[slots]`, int.
+    /// How many parts have added theirs: `[slots]`, int, zero when the kernel starts.
     shares: Buffer,
-    /// Slots of a KV head in earlier sequences: [B + 1], int. Not cleared.
+    /// Slots of a KV head in earlier sequences: [B + 1], int.
     far_slot: Buffer,
     /// Pairs of far pieces: the most of any sequence and KV head.
     far_pairs: u32,
 }
 
 impl FusedSums {
-    /// Clears what the kernel adds to.
+    /// Clears what must be zero.
     pub fn clear(&mut self) -> Result<(), GpuError> {
-        [&mut self.dq, &mut self.turn, &mut self.dkv, &mut self.shares]
-            .into_iter()
-            .try_for_each(|sums| sums.fill(0))
+        [&mut self.turn, &mut self.dkv, &mut self.shares].into_iter().try_for_each(|sums| sums.fill(0))
+    }
+
+    /// Spoils what the kernels themselves must write before they read it, so that a check finds out.
+    pub fn poison(&mut self, byte: u8) -> Result<(), GpuError> {
+        self.dq.fill(byte)
     }
 }
 
@@ -139,7 +142,7 @@ impl GpuAttention {
         let tiles = dq_tiles(problem, tile_m);
         Ok(FusedSums {
             dq: Buffer::zeros(stream, tiles * tile_m as usize * head_dim * 4)?,
-            turn: Buffer::zeros(stream, if ordered { tiles * 4 } else { 0 })?,
+            turn: Buffer::zeros(stream, tiles * 4)?,
             dkv: Buffer::zeros(stream, slots * 2 * PIECE_KEYS as usize * head_dim * 4)?,
             shares: Buffer::zeros(stream, slots * 4)?,
             far_slot: Buffer::from_slice(stream, &far_slot)?,

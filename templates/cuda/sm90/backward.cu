@@ -21,8 +21,8 @@
 //                                                            issue dV += P^T dO;  dS to shared memory;  meet the other consumer
 //   adding warp                                              issue dQ = dS K;  issue dK += dS^T Q
 //     for each message                                       wait dV, free dO;  wait dQ, stage it;  wait dK, free Q
-//       offer the staging areas                            free K, V;  write dV, dK (or add them to the sums of the sharers)
-//       add each piece of dQ to dq_accum when staged
+//       free it;  offer the staging areas                  free K, V;  write dV, dK (or add them to the sums of the sharers)
+//       dQ staged: store it in dq_accum, if nobody has, else add it
 //
 // Shared memory (bytes), D 128, 64 x 128          D 64, 128 x 128
 //   K, V      2 D kTileN each     65536              32768
@@ -34,19 +34,19 @@
 //   in all                       198048             199072
 //
 // Synchronisation. Rings as in the forward: `full` of Q has 33 arrivals (the bytes' announcer and 32 lanes that wrote lse and
-// delta), of dO one; `empty` has one for each consumer warp. K and V are a ring of one stage. dS has two buffers: a consumer
+// delta), of dO one; `empty` has one for each consumer warp, of Q one more for the adding warp, which reads the message. K and V are a ring of one stage. dS has two buffers: a consumer
 // writes buffer j mod 2 before the meeting of step j, both read it after. Nobody overwrites it before step j + 2, that is after
 // the meeting of step j + 1, which each consumer reaches only when its product of step j is complete. A consumer that sees nothing
 // in a step does not wait for dO: the other has before they meet. The staging areas change hands by named barriers: the adding
 // warp offers one for each message, and once more for dK and dV after the last of a unit, when the copy engine has read the piece before.
-// The adding warp reads a message before it offers, so no stage is refilled before. A unit's description is read until
-// its dK is written; meanwhile the producer may have sent the next unit and one message of the one after: four descriptions are enough.
+// A unit's description is read until its dK is written; meanwhile the producer may have sent the next unit and one message of the one after: four descriptions are enough.
 //
 // (racecheck does not see through "each lane reads, the warp synchronises, one lane arrives" at the `empty` barriers; with an
-// arrival of each lane the forward, which has the same rings, is clean.)
+// arrival of each lane it finds nothing.)
 //
-// Order. dQ of a query tile is added up by many blocks, in whatever order they come. The ordered variant (kOrdered) gives the same bits
-// in every run: dq_turn holds the number (and one) of the key tile that added last to the query tile, and the adding warp waits for
+// Order. dQ of a query tile is added up by many blocks, in whatever order they come. The first stores its share, so that nobody has to
+// clear the sums: dq_turn says whether one has come, and the next wait until it is stored. The ordered variant (kOrdered) gives
+// the same bits in every run: there dq_turn holds the number (and one) of the key tile that added last to the query tile, and the adding warp waits for
 // the next key tile above its own that the query tile sees. Tickets go from the last key tile to the first, so a block waits
 // only for tickets below its own, and the walks, which begin at the diagonal, follow one another two steps apart.
 //
@@ -60,8 +60,7 @@
 //   arguments Params p, TensorMap q, TensorMap k, TensorMap v, TensorMap d_o, int* next_ticket (zero before the launch)
 //   maps      each [token, head, D], 16-bit, strides from Params; dims {D, heads, tokens}, box {64, 1, rows}, swizzle 128 B,
 //             no interleave, out of bounds zero: q, d_o rows = kTileM over (H, total_q); k, v rows = kPieceN over (G, total_k)
-//   before    delta filled by attention_backward_delta; dq_accum zero, 16-byte aligned, its size in tile/sm90_dq.cuh; kOrdered:
-//             dq_turn zero, an int for each query tile and head
+//   before    delta filled by attention_backward_delta; dq_turn zero; dq_accum 16-byte aligned. Sizes in tile/sm90_dq.cuh
 //   far       far_pairs: at least half the far pieces of any KV head of any sequence, or 0 if all have none (kOrdered: always).
 //             far_slot[b]: slots of earlier sequences, each with as many as its far pieces, if parts_of(q_len) H / G > 1.
 //             dkv_sums [slots G][2][64 D] and dkv_shares [slots G] zero
@@ -361,7 +360,7 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1)
     if (shared.start % 1024 != 0) __trap();  // swizzled panels count on it
     const int warpgroup = __shfl_sync(kAllLanes, threadIdx.x / kWarpgroup, 0);
     if (threadIdx.x == 0) {
-        shared.q.init(1 + kWarpSize, 4 * kConsumers);
+        shared.q.init(1 + kWarpSize, 4 * kConsumers + 1);
         shared.d_o.init(1, 4 * kConsumers);
         shared.kv.init(1, 4 * kConsumers);
         barrier_init_done();

@@ -1,4 +1,4 @@
-// Ends the fused Hopper backward: dQ = scale * dq_accum, as halves with the caller's strides.
+// Ends the fused Hopper backward: dQ = scale * dq_accum, as halves with the caller's strides; 0 where no block came.
 //
 // A block converts one query tile of one head: two warpgroups, a piece of 64 x 64 each. A thread reads its fragment of the
 // piece (16 bytes at a time, coalesced), packs it to halves, and the rows go out 16 bytes a thread by way of shared memory.
@@ -21,11 +21,12 @@ extern "C" __global__ void __launch_bounds__(256) attention_backward_convert_dq(
     const int piece = threadIdx.x / kWarpgroup, thread = threadIdx.x % kWarpgroup;
 
     const int tile = dq_tile(p, blockIdx.z, s.q_begin, q_tile, head);
+    const bool touched = p.dq_turn[tile] != kUntouched;
     const float4* in = reinterpret_cast<const float4*>(dq_piece(p, tile, piece));
     u32 packed[16];
 #pragma unroll
     for (int c = 0; c < 8; ++c) {
-        const float4 four = in[c * kWarpgroup + thread];
+        const float4 four = touched ? in[c * kWarpgroup + thread] : float4{};
         packed[2 * c] = pack_half2(p.scale * four.x, p.scale * four.y);
         packed[2 * c + 1] = pack_half2(p.scale * four.z, p.scale * four.w);
     }

@@ -251,45 +251,64 @@ struct DqAdder {
             named_barrier_arrive(kStagingOffered + consumer, kStagingThreads);
         }
     }
-    // The same for dK and dV, which nobody hands on: waits until it is taken, or the next offer would count for this one.
+    LG_DEVICE void await_pieces() const {
+        for (int consumer = 0; consumer < kConsumers; ++consumer) {
+            named_barrier_sync(kStagingFilled + consumer, kStagingThreads);
+        }
+    }
+    // An offer for dK and dV, which nobody hands on: waits until it is taken, or the next offer would count for this one.
     LG_DEVICE void hand_over_staging() const {
         for (int consumer = 0; consumer < kConsumers; ++consumer) {
             named_barrier_sync(kStagingOffered + consumer, kStagingThreads);
         }
     }
 
+    // Waits until a query tile may be added to. True for the first that comes, which stores: so nobody has to clear the sums.
+    LG_DEVICE static bool await_turn(int* turn, const TileMessage& message) {
+        if constexpr (kOrdered) {
+            while (load_acquire(turn) != message.above) {
+            }
+            return message.above == 0;
+        } else {
+            int state = compare_and_swap_acquire(turn, kUntouched, kBeingStored);
+            const bool first = state == kUntouched;
+            while (state == kBeingStored) state = load_acquire(turn);
+            return first;
+        }
+    }
+
+    // By one thread, the pieces staged.
     LG_DEVICE void add(const TileMessage& message, const KeyUnit& unit) const {
         const int tile = dq_tile(p, unit.sequence, unit.s.q_begin, message.first / kTileM, message.head);
         int* turn = p.dq_turn + tile;
-        if (kOrdered && lane == 0) {
-            while (load_acquire(turn) != message.above) {
-            }
-        }
-        __syncwarp();
+        const bool first = await_turn(turn, message);
         for (int consumer = 0; consumer < kConsumers; ++consumer) {
-            named_barrier_sync(kStagingFilled + consumer, kStagingThreads);
-            if (lane == 0) bulk_add(dq_piece(p, tile, consumer), shared.staging(consumer), kDqPieceBytes);
-            __syncwarp();
-        }
-        if (lane == 0) {
-            if constexpr (kOrdered) {
-                bulk_wait();
-                store_release(turn, unit.tile + 1);
+            float* piece = dq_piece(p, tile, consumer);
+            if (first) {
+                bulk_store(piece, shared.staging(consumer), kDqPieceBytes);
             } else {
-                bulk_wait_read();
+                bulk_add(piece, shared.staging(consumer), kDqPieceBytes);
             }
         }
-        __syncwarp();
+        if (kOrdered || first) {
+            bulk_wait();
+            store_release(turn, kOrdered ? unit.tile + 1 : kStored);
+        } else {
+            bulk_wait_read();
+        }
     }
 
     LG_DEVICE void run() {
         for (;;) {
             shared.q.wait_full(at);
             const TileMessage message = shared.message(at);
+            shared.q.release(at);
             if (message.kinds == kNoMoreUnits) break;
             if (!(message.kinds & kNoTile)) {
                 offer_staging();
-                add(message, shared.unit(unit_at));
+                await_pieces();
+                if (lane == 0) add(message, shared.unit(unit_at));
+                __syncwarp();
             }
             if (message.kinds & kLast) {
                 hand_over_staging();

@@ -6,7 +6,8 @@
 //   group c are the float4 number 128 c + t (rows and columns of a fragment: sm90_wgmma.cuh).
 //   Tiles of sequence b begin at tile cu_q[b] / kTileM + b: sequences are padded to whole tiles, and a tile holds all heads.
 //
-//   Size: (total_q / kTileM + B) H kTileM D floats. It starts at zero; what lies behind the end of a sequence is never read.
+//   Size: (total_q / kTileM + B) H kTileM D floats. The first block that comes to a tile and head stores its share, the others add
+//   theirs: dq_turn, an int for each, says which, and starts at zero. What lies behind the end of a sequence is never read.
 #pragma once
 #include "params.cuh"
 
@@ -15,6 +16,9 @@ namespace lg {
 constexpr int kDqPieceFloats = 64 * 64;
 constexpr int kDqPieceBytes = kDqPieceFloats * 4;
 static_assert(kTileM * kHeadDim == 2 * kDqPieceFloats, "a query tile is two pieces");
+
+// What dq_turn says of a tile. In the ordered variant: 0, or the number (and one) of the key tile that came last.
+constexpr int kUntouched = 0, kBeingStored = 1, kStored = 2;
 
 // Number of a query tile and head in dq_accum, and in dq_turn.
 LG_DEVICE int dq_tile(const Params& p, int sequence, int q_begin, int q_tile, int head) {

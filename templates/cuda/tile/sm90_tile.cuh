@@ -122,6 +122,11 @@ LG_DEVICE void bulk_add(float* target, u32 source, int bytes) {
                  : "memory");
     asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
+// Stores them instead.
+LG_DEVICE void bulk_store(float* target, u32 source, int bytes) {
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(target), "r"(source), "r"(bytes) : "memory");
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
 // Waits until this thread's groups have read their source, or are complete.
 LG_DEVICE void bulk_wait_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
 LG_DEVICE void bulk_wait() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
@@ -144,6 +149,14 @@ LG_DEVICE int load_acquire(const int* word) {
     int value;
     asm volatile("ld.acquire.gpu.global.b32 %0, [%1];" : "=r"(value) : "l"(word) : "memory");
     return value;
+}
+LG_DEVICE int compare_and_swap_acquire(int* word, int expected, int value) {
+    int found;
+    asm volatile("atom.acquire.gpu.global.cas.b32 %0, [%1], %2, %3;"
+                 : "=r"(found)
+                 : "l"(word), "r"(expected), "r"(value)
+                 : "memory");
+    return found;
 }
 LG_DEVICE void store_release(int* word, int value) {
     asm volatile("st.release.gpu.global.b32 [%0], %1;" ::"l"(word), "r"(value) : "memory");
