@@ -8,9 +8,10 @@
 //          of one query head. Parts keep the multiprocessors equally busy, and the pairs that walk the same part at
 //          the same time find its Q, dO and dQ in L2.
 //
-// The far units of all heads come first, as the longest ones, then the near ones. A head whose keys are all far (a dense one)
-// has near units only: tiles of 128 keys, the longest first. So has the ordered variant, where dQ tiles pass from one key
-// tile to the next below; there the tiles come from the last to the first.
+// Far units, which are long and bound by arithmetic, run beside near units, which under a short window are bound by memory: K, V, dK, dV
+// and dQ move for a few steps. The far ones are some rows (KV heads) ahead, so that short units end the kernel. A head whose
+// keys are all far (a dense one) has near units only: tiles of 128 keys, the longest first. So has the ordered variant, where dQ tiles
+// pass from one key tile to the next below; there the tiles come from the last to the first.
 #pragma once
 #include "tile/sm90_scores.cuh"
 
@@ -61,10 +62,11 @@ struct FarPieces {
         return next_keys(g, kFarQuery, kFarQuery + 1, j0).begin < min_int(j0 + kPieceN, key_len);
     }
 
-    // The first key of the far piece of this rank, kNone when there are fewer. By a whole warp, 32 pieces at a time.
-    LG_DEVICE int first_key_of_rank(int rank) const {
+    // The first key of the far piece of this rank among those from piece `from`, kNone when there are fewer. By a whole warp, 32
+    // pieces at a time.
+    LG_DEVICE int first_key_of_rank(int rank, int from = 0) const {
         const int lane = threadIdx.x % kWarpSize;
-        for (int base = 0, before = 0; base * kPieceN < key_len; base += kWarpSize) {
+        for (int base = from, before = 0; base * kPieceN < key_len; base += kWarpSize) {
             const u32 far = __ballot_sync(kAllLanes, holds(base + lane));
             const bool mine = (far >> lane & 1u) && before + __popc(far & ((1u << lane) - 1)) == rank;
             const u32 found = __ballot_sync(kAllLanes, mine);
@@ -104,7 +106,7 @@ LG_DEVICE bool describe_far_unit(const Params& p, int at, KeyUnit& unit) {
     if (first == kNone) return false;
     const int first_part = min_int(max_int(first - s.q_offset, 0) / kPartQueries, parts - 1);
     if (part < first_part) return false;
-    const int second = far.first_key_of_rank(kPieces * rank + 1);
+    const int second = far.first_key_of_rank(0, first / kPieceN + 1);
     if (threadIdx.x % kWarpSize == 0) {
         unit.first[0] = first;
         unit.first[1] = second;
@@ -137,21 +139,41 @@ LG_DEVICE bool describe_near_unit(const Params& p, int at, KeyUnit& unit, bool l
     return __any_sync(kAllLanes, mine);
 }
 
+// What a ticket stands for: one of the far or of the near units of a KV head of a sequence.
+struct Ticket {
+    bool far;
+    u32 row, at;
+};
+
+// The far units of a quarter of the rows; then, row by row, the far units of one and the near units of that a quarter before it;
+// then the near units that are left.
+LG_DEVICE Ticket read_ticket(const Params& p, u32 ticket) {
+    const u32 far = far_units(p), near = near_units(p), rows = rows_of_units(p);
+    const u32 lead = ceil_div(rows, 4);
+    if (ticket < lead * far) return {true, ticket / far, ticket % far};
+    ticket -= lead * far;
+    const u32 mixed = (rows - lead) * (far + near);
+    if (ticket >= mixed) {
+        ticket -= mixed;
+        return {false, rows - lead + ticket / near, ticket % near};
+    }
+    const u32 row = ticket / (far + near), at = ticket - row * (far + near);
+    if (at < far) return {true, row + lead, at};
+    return {false, row, at - far};
+}
+
 // The unit of a ticket, by a whole warp. False when it holds none.
-LG_DEVICE bool describe_unit(const Params& p, u32 ticket, KeyUnit& unit) {
-    const u32 all_far = far_units(p) * rows_of_units(p);
-    const bool far = ticket < all_far;
-    const u32 of_row = far ? far_units(p) : near_units(p);
-    const u32 place = far ? ticket : ticket - all_far;
-    const u32 row = place / of_row, at = place - row * of_row;
+LG_DEVICE bool describe_unit(const Params& p, u32 number, KeyUnit& unit) {
+    const Ticket ticket = read_ticket(p, number);
     if (threadIdx.x % kWarpSize == 0) {
         const u32 kv_heads = opaque(p.kv_heads);
-        unit.sequence = row / kv_heads;
-        unit.g = row % kv_heads;
-        unit.s = load_sequence(p, row / kv_heads);
+        unit.sequence = ticket.row / kv_heads;
+        unit.g = ticket.row % kv_heads;
+        unit.s = load_sequence(p, ticket.row / kv_heads);
     }
     __syncwarp();
-    const bool found = far ? describe_far_unit(p, at, unit) : describe_near_unit(p, at, unit, row + 1 == rows_of_units(p));
+    const bool found = ticket.far ? describe_far_unit(p, ticket.at, unit)
+                                  : describe_near_unit(p, ticket.at, unit, ticket.row + 1 == rows_of_units(p));
     __syncwarp();
     return found;
 }
