@@ -16,8 +16,20 @@ pub const STRIP: usize = 16;
 /// fetched.
 pub type RowsFn = unsafe extern "C" fn(*const f32, i64, *const f32, *mut f32, i64, i64, i64, *const f32, i64);
 /// `C[r][l] = alpha[l] * C[r][l] + sum_k a[k * stride + r] * B[k][l]`:
-/// `(a, stride, b, c, rows, depth, strips, alpha)`.
-pub type ColumnsFn = unsafe extern "C" fn(*const f32, i64, *const f32, *mut f32, i64, i64, i64, *const f32);
+/// `(a, stride, b, c, rows, depth, strips, alpha, soon, soon_len)`. `soon` leads to `soon_len` pointers to as many rows,
+/// as long as C has rows; they may be fetched.
+pub type ColumnsFn = unsafe extern "C" fn(
+    *const f32,
+    i64,
+    *const f32,
+    *mut f32,
+    i64,
+    i64,
+    i64,
+    *const f32,
+    *const *const f32,
+    i64,
+);
 /// The online softmax over a part of a score tile, from its first lane `lane` on: `(scores, rows, strips, item, lane)`.
 /// Scores become probabilities relative to the running maximum of their lane; `max`, `sum` and `alpha` of the item are
 /// brought up to date.
@@ -136,6 +148,10 @@ pub struct Item {
     pub delta: *const f32,
     /// Elements between the statistics of neighbouring heads.
     pub stat_head: i64,
+    /// Rows that are needed when the walk is done, to be fetched meanwhile.
+    pub soon: *const *const f32,
+    /// How many are left of them.
+    pub soon_len: i64,
     /// Runs to walk, for listed patterns.
     pub list: *const ListedRun,
     /// Number of runs.

@@ -170,6 +170,11 @@ impl Emit<'_> {
         self.b.ins().load(types::I64, MemFlagsData::trusted(), base, offset as i32)
     }
 
+    /// Overwrites such a field.
+    pub(super) fn set_field(&mut self, base: Value, offset: usize, value: Value) {
+        self.b.ins().store(MemFlagsData::trusted(), value, base, offset as i32);
+    }
+
     /// `base + index * size` bytes.
     pub(super) fn element(&mut self, base: Value, index: Value, size: i64) -> Value {
         let bytes = self.b.ins().imul_imm_s(index, size);

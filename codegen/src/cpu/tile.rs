@@ -144,10 +144,14 @@ fn define_part(unit: &mut Unit, pass: Pass, head_dim: usize, mask: &MaskParts<'_
         let alpha = e.element(alpha, lane, 4);
         let out_a = item_field!(e, item, out_a);
         let out_a = e.element(out_a, lane, 4);
+        let soon = take_soon(e, item, rows);
         if pass == Pass::Forward {
             let softmax = callee!(e, item, softmax);
             e.call_pointer(softmax, &[scores, rows, strips, item, lane]);
-            e.call_pointer(columns, &[b, b_stride, scores, out_a, depth, rows, strips, alpha]);
+            e.call_pointer(
+                columns,
+                &[b, b_stride, scores, out_a, depth, rows, strips, alpha, soon.0, soon.1],
+            );
             e.b.ins().return_(&[]);
             return;
         }
@@ -170,13 +174,33 @@ fn define_part(unit: &mut Unit, pass: Pass, head_dim: usize, mask: &MaskParts<'_
         let delta = e.element(delta, query, 4);
         e.call_pointer(gradient, &[scores, dp, rows, strips, item, lse2, delta]);
         if pass == Pass::DQuery {
-            e.call_pointer(columns, &[a, a_stride, scores, out_a, depth, rows, strips, alpha]);
+            e.call_pointer(
+                columns,
+                &[a, a_stride, scores, out_a, depth, rows, strips, alpha, soon.0, soon.1],
+            );
         } else {
             let out_b = item_field!(e, item, out_b);
             let out_b = e.element(out_b, lane, 4);
-            e.call_pointer(columns, &[b, b_stride, scores, out_b, depth, rows, strips, alpha]);
-            e.call_pointer(columns, &[a, a_stride, dp, out_a, depth, rows, strips, alpha]);
+            e.call_pointer(
+                columns,
+                &[b, b_stride, scores, out_b, depth, rows, strips, alpha, soon.0, soon.1],
+            );
+            let none = e.int(0);
+            e.call_pointer(columns, &[a, a_stride, dp, out_a, depth, rows, strips, alpha, soon.0, none]);
         }
         e.b.ins().return_(&[]);
     })
+}
+
+/// Takes rows from the item's list of those needed soon: one for two rows walked, which is as fast as they come.
+fn take_soon(e: &mut Emit<'_>, item: Value, rows: Value) -> (Value, Value) {
+    let list = item_field!(e, item, soon);
+    let left = item_field!(e, item, soon_len);
+    let wanted = e.b.ins().sshr_imm_u(rows, 1);
+    let taken = e.smaller(wanted, left);
+    let rest = e.element(list, taken, size_of::<*const f32>() as i64);
+    let still = e.b.ins().isub(left, taken);
+    e.set_field(item, offset_of!(Item, soon), rest);
+    e.set_field(item, offset_of!(Item, soon_len), still);
+    (list, taken)
 }

@@ -14,7 +14,7 @@ use super::table::MicroKernels;
 use super::work::{self, QueryTile};
 use super::{CpuAttention, CpuInputs};
 use crate::problem::AttentionProblem;
-use crate::tensor::TensorView;
+use crate::tensor::{Elements, TensorView};
 
 /// One forward call.
 pub struct Forward<'a> {
@@ -44,7 +44,10 @@ impl Forward<'_> {
             let programs = self.attention.programs();
             let uses = work::uses_per_row(programs, &tiles, &self.problem.sequences);
             let rows = (operands, uses >= self.blocking.copy_uses as usize);
+            let threads = self.attention.threads();
             pack::for_each(self.attention, self.problem.shape, rows, &tiles, |scratch, tile, source| {
+                // The other threads take the tiles between.
+                self.note_soon(&mut scratch.soon, tile, tiles.get(tile.tile + threads));
                 self.attend(scratch, tile, source);
                 self.finish(scratch, tile);
             });
@@ -69,6 +72,20 @@ impl Forward<'_> {
             combine(scratch, tile, &partials[from..to]);
             self.finish(scratch, tile);
         });
+    }
+
+    /// Lists the rows that are needed after the walk of a tile: those it will write, and those the next tile will read.
+    fn note_soon(&self, soon: &mut Vec<*const f32>, tile: &QueryTile, next: Option<&QueryTile>) {
+        soon.clear();
+        let Elements::F32(q) = self.inputs.q.elements() else { return };
+        let d = self.problem.shape.head_dim();
+        for (token, head) in tile.rows() {
+            soon.extend(self.o.f32_row(token, head, d).map(|row| row.cast_const()));
+        }
+        let (token_stride, head_stride) = (self.inputs.q.token_stride(), self.inputs.q.head_stride());
+        for (token, head) in next.into_iter().flat_map(QueryTile::rows) {
+            soon.push(q[token * token_stride + head * head_stride..].as_ptr());
+        }
     }
 
     /// Leaves O (unnormalised), maximum and sum of a tile in the scratch memory.

@@ -10,7 +10,7 @@ use super::vector::Vector;
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
 
 /// Operands of a tile product, as in [`longgen_codegen::cpu::abi::RowsFn`] and
-/// [`longgen_codegen::cpu::abi::ColumnsFn`]; one has no `alpha`, the other nothing `next`.
+/// [`longgen_codegen::cpu::abi::ColumnsFn`]; one has no `alpha`, and they fetch different rows.
 #[derive(Clone, Copy)]
 pub struct Product {
     pub a: *const f32,
@@ -22,6 +22,8 @@ pub struct Product {
     pub alpha: *const f32,
     pub next: *const f32,
     pub next_stride: usize,
+    pub soon: *const *const f32,
+    pub soon_len: usize,
 }
 
 /// How A is read and whether zero weights hide it.
@@ -103,9 +105,15 @@ unsafe fn block<V: Vector, const R: usize, const N: usize, const FORM: u8>(produ
         let Product { stride, b, depth, .. } = product;
         let a = if FORM == ROWS { product.a.add(first * stride) } else { product.a.add(first) };
         let mut sum = [[V::splat(0.0); N]; R];
+        // The cache line of the rows needed soon that is this block's to fetch, if one is.
+        let line = (first + R - 1) / LINE * LINE;
+        let soon_len = if FORM == COLUMNS && line >= first { product.soon_len } else { 0 };
         for k in 0..depth {
             if FORM == ROWS && k % LINE == 0 {
                 fetch_rows::<V, R>(product, first, k);
+            }
+            if FORM == COLUMNS && k % 2 == 0 && k / 2 < soon_len {
+                V::fetch::<2>((*product.soon.add(k / 2)).wrapping_add(line));
             }
             let weights: [V; N] = std::array::from_fn(|n| V::load(b.add(k * LANES + n * V::WIDTH)));
             for (r, sum) in sum.iter_mut().enumerate() {

@@ -61,6 +61,8 @@ pub struct Scratch {
     pub list: Vec<ListedRun>,
     /// D, one row.
     pub row: Vec<f32>,
+    /// Rows that are needed when the item is done.
+    pub soon: Vec<*const f32>,
     /// Rows on their way into lanes and back.
     pub staging: Staging,
     /// LANES: what the rows of the result are multiplied by.
@@ -121,6 +123,7 @@ impl Scratch {
             lane_index: Box::new(Lines([0; LANES])),
             list: Vec::new(),
             row: vec![0.0; head_dim],
+            soon: Vec::with_capacity(2 * LANES),
             staging: Staging::new(head_dim),
             factors: vec![0.0; LANES],
             row_index: Box::new(Rows([0; MOST_ROWS])),
@@ -185,6 +188,8 @@ impl Scratch {
             lse2: self.lse2.as_slice().as_ptr(),
             delta: self.delta.as_slice().as_ptr(),
             stat_head: 0,
+            soon: self.soon.as_ptr(),
+            soon_len: self.soon.len() as i64,
             list: self.list.as_ptr(),
             list_len: self.list.len() as i64,
             source: (source as *const Source<'_>).cast::<c_void>(),

@@ -142,7 +142,8 @@ macro_rules! micro_kernels {
             ) {
                 let (stride, next_stride) = (stride as usize, next_stride as usize);
                 let (rows, depth, alpha) = (rows as usize, depth as usize, std::ptr::null());
-                let operands = Product { a, stride, b, c, rows, depth, alpha, next, next_stride };
+                let (soon, soon_len) = (std::ptr::null(), 0);
+                let operands = Product { a, stride, b, c, rows, depth, alpha, next, next_stride, soon, soon_len };
                 // SAFETY: the contract of `RowsFn`.
                 unsafe { product(operands, strips as usize, Form::Rows) }
             }
@@ -150,10 +151,11 @@ macro_rules! micro_kernels {
             $(#[$enable])?
             unsafe extern "C" fn columns(
                 a: *const f32, stride: i64, b: *const f32, c: *mut f32,
-                rows: i64, depth: i64, strips: i64, alpha: *const f32,
+                rows: i64, depth: i64, strips: i64, alpha: *const f32, soon: *const *const f32, soon_len: i64,
             ) {
                 let (stride, rows, depth) = (stride as usize, rows as usize, depth as usize);
-                let operands = Product { a, stride, b, c, rows, depth, alpha, next: a, next_stride: 0 };
+                let (next, next_stride, soon_len) = (std::ptr::null(), 0, soon_len as usize);
+                let operands = Product { a, stride, b, c, rows, depth, alpha, next, next_stride, soon, soon_len };
                 // SAFETY: the contract of `ColumnsFn`.
                 unsafe { product(operands, strips as usize, Form::Columns) }
             }
@@ -161,10 +163,11 @@ macro_rules! micro_kernels {
             $(#[$enable])?
             unsafe extern "C" fn columns_masked(
                 a: *const f32, stride: i64, b: *const f32, c: *mut f32,
-                rows: i64, depth: i64, strips: i64, alpha: *const f32,
+                rows: i64, depth: i64, strips: i64, alpha: *const f32, soon: *const *const f32, soon_len: i64,
             ) {
                 let (stride, rows, depth) = (stride as usize, rows as usize, depth as usize);
-                let operands = Product { a, stride, b, c, rows, depth, alpha, next: a, next_stride: 0 };
+                let (next, next_stride, soon_len) = (std::ptr::null(), 0, soon_len as usize);
+                let operands = Product { a, stride, b, c, rows, depth, alpha, next, next_stride, soon, soon_len };
                 // SAFETY: the contract of `ColumnsFn`.
                 unsafe {
                     let form = if micro::all_finite::<$vector>(a, stride, rows, depth) { Form::Columns } else { Form::ColumnsMasked };
@@ -231,7 +234,7 @@ macro_rules! micro_kernels {
     };
 }
 
-// Register blocks: 24 accumulators of the 32 registers, whatever the number of strips.
+// Register blocks: 24 accumulators of the 32 registers, fewer where one strip leaves too many rows to a block.
 #[cfg(target_arch = "x86_64")]
 micro_kernels!(avx512, crate::cpu::x86::Avx512, #[target_feature(enable = "avx512f,avx2,fma")], |p, strips, form| {
     use crate::cpu::x86::Avx512;

@@ -46,6 +46,11 @@ impl QueryTile {
         (self.sequence.q_start + self.t_begin + lane / self.heads, self.head + lane % self.heads)
     }
 
+    /// Those of all lanes in use.
+    pub fn rows(&self) -> impl Iterator<Item = (usize, usize)> {
+        (0..self.lanes()).map(|lane| self.row(lane))
+    }
+
     /// Index of a lane's token in its sequence.
     pub fn index(&self, lane: usize) -> i64 {
         self.sequence.q_offset + (self.t_begin + lane / self.heads) as i64
