@@ -45,7 +45,7 @@ pub fn predicted_registers(pass: Pass, family: Family, shape: &Shape, schedule: 
             of((66.0, 1.15), fragment(rows, d), (1.07, 2 * fragment(rows, tile_n)))
         }
         // O of 16 heads, and the warp's keys.
-        (Pass::Decode, _) => of((85.0, 0.5), fragment(16, d), (1.15, fragment(tile_n / warps, d))),
+        (Pass::Decode, _) => of((88.0, 0.85), fragment(16, d), (0.55, fragment(tile_n / warps, d))),
         (Pass::BackwardFused | Pass::BackwardOrdered, Family::Sm80) => f64::from(MOST_REGISTERS),
         _ => 40.0,
     };
