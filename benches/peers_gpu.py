@@ -2,22 +2,23 @@
 """Our GPU kernels beside the peers', taking turns on the same shapes in one run, on one GPU.
 
     cargo bench --bench gpu --no-run            # builds target/release/deps/gpu-<hash>
-    python benches/peers_gpu.py BINARY [--out results.json] [--peers cudnn,flash2,sdpa,flex] [--seconds 600] [--flex-seconds 300]
+    python benches/peers_gpu.py BINARY [--out results.json] [--peers cudnn,flash2,flash4,sdpa,flex] [--seconds 600]
 
-Peers: PyTorch's scaled_dot_product_attention through cuDNN and through FlashAttention (dense causal, decode), FlexAttention
-compiled with the same mask; FlashAttention-3 and FlashInfer are named as missing where they are not installed. All on random bf16 data;
+Peers: PyTorch's scaled_dot_product_attention through cuDNN and through FlashAttention-2 (dense causal, decode), FlashAttention-4's Hopper
+kernels (the package flash-attn-4: dense causal, windows), FlexAttention compiled with the same mask. All on random bf16 data;
 CUDA events; ours and each peer in two rounds by turns, the median of all launches. Decode steps are replays of a captured graph, from
 caches that do not stay in L2. TFLOP/s count visible pairs only (4 pairs D forward, 10 backward), for everybody. Also measured, as
 ceilings: a large matmul and a large copy.
 
-Results are written after every item, the most important ones first, so that a run cut short loses little. FlexAttention comes last:
-its kernels are compiled beforehand, in processes of their own, into PyTorch's cache, and six of them took 178 s on 16 cores.
-`--peers flex` runs its items alone.
+Results are written after every item, the most important ones first, so that a run cut short loses little. Kernels of the two peers
+that compile their own are compiled beforehand, in processes of their own, into those peers' caches. FlexAttention comes last: six masks
+took 178 s on 16 cores. `--peers flex` runs its items alone.
 """
 
 import argparse
 import importlib.util
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -58,20 +59,20 @@ def item(pattern, pass_, tokens, heads=(32, 32), head_dim=128, batch=1, target=N
 
 def items():
     """What to run, the most important first, each with its peers."""
-    both, cudnn, flex = ("cudnn", "flash2"), ("cudnn",), ("flex",)
+    all_dense, dense, flash4, flex = ("cudnn", "flash4", "flash2"), ("cudnn", "flash4"), ("flash4", "flex"), ("flex",)
     passes = ("forward", "backward")
     for pass_ in passes:
-        yield item("full", pass_, 16 * K), both
-        yield item("full", pass_, 32 * K), cudnn
+        yield item("full", pass_, 16 * K), all_dense
+        yield item("full", pass_, 32 * K), dense
     for batch, tokens in ((1, 4 * K), (1, 128 * K), (8, 32 * K), (32, 4 * K)):
         yield item("full", "decode", tokens, heads=(32, 8), batch=batch), ("sdpa",)
     for batch, tokens in ((1, 4 * K), (1, 32 * K), (8, 4 * K), (8, 16 * K)):
         yield item("full", "decode", tokens, batch=batch), ("sdpa",)
     for pass_ in passes:
-        yield item("window=1024", pass_, 32 * K), flex
-        yield item("full", pass_, 64 * K), cudnn
+        yield item("window=1024", pass_, 32 * K), flash4
+        yield item("full", pass_, 64 * K), dense
         yield item("sink=4, window=4096", pass_, 64 * K), flex
-    yield item("full", "forward", 128 * K), cudnn
+    yield item("full", "forward", 128 * K), ("cudnn",)
     yield item("full", "backward", 128 * K), ()
     for preset in ("longgen-sink", "longgen-stride", "phi3-small"):
         for pass_ in passes:
@@ -80,14 +81,14 @@ def items():
         yield item("longgen-sink", "decode_compact", 128 * K, batch=batch), ()
     yield item("full", "backward_deterministic", 16 * K), ()
     for pass_ in passes:
-        yield item("full", pass_, 32 * K, heads=(32, 8)), cudnn
-        yield item("full", pass_, 16 * K, head_dim=64), cudnn
+        yield item("full", pass_, 32 * K, heads=(32, 8)), dense
+        yield item("full", pass_, 16 * K, head_dim=64), dense
         # The plainer family's kernels, which serve every GPU from sm_80 on.
         yield item("full", pass_, 16 * K, target="sm_90"), flex
         yield item("window=1024", pass_, 32 * K, target="sm_90"), flex
     for pass_ in passes:
         yield item("sink=4, window=4096", pass_, 128 * K), ()
-        yield item("window=1024", pass_, 32 * K, head_dim=64), ()
+        yield item("window=1024", pass_, 32 * K, head_dim=64), ("flash4",)
     for preset in ("sink=4, window=4096", "longgen-stride"):
         yield item(preset, "decode_compact", 128 * K, batch=8), ()
 
@@ -149,9 +150,11 @@ class Ours:
 # ---- peers ---------------------------------------------------------------------------------------------------------------
 
 
-def random(item, heads, tokens, grad=False):
-    shape = (item["batch"], heads, tokens, item["head_dim"])
-    return torch.randn(shape, device="cuda", dtype=torch.bfloat16, requires_grad=grad)
+def random(item, heads, tokens, grad=False, tokens_first=False):
+    shape = (tokens, heads) if tokens_first else (heads, tokens)
+    made = torch.randn((item["batch"], *shape, item["head_dim"]), device="cuda", dtype=torch.bfloat16)
+    made = made.transpose(1, 2) if tokens_first else made
+    return made.requires_grad_(grad)
 
 
 def sdpa_peer(backend):
@@ -167,6 +170,23 @@ def sdpa_peer(backend):
     return prepare
 
 
+# Keys that a query sees besides itself, for the patterns that are windows.
+WINDOWS = {"window=1024": 1023}
+
+
+def flash4_peer(item):
+    from flash_attn.cute import flash_attn_func
+
+    kept = {"causal": True} if item["pattern"] == "full" else {"window_size": (WINDOWS[item["pattern"]], 0)}
+
+    def forward(q, k, v):
+        # Its tensors are [batch, tokens, heads, D]; these views cost nothing.
+        found = flash_attn_func(*(tensor.transpose(1, 2) for tensor in (q, k, v)), **kept)
+        return found[0] if isinstance(found, tuple) else found
+
+    return of_pass(forward, item, tokens_first=True)
+
+
 def flex_peer(item):
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -174,14 +194,15 @@ def flex_peer(item):
     heads = item["heads"] if by_head else None
     blocks = create_block_mask(mask, None, heads, item["tokens"], item["tokens"], _compile=True)
     torch._dynamo.config.recompile_limit = 64  # one for each mask and length
+    torch._functorch.config.donated_buffer = False  # or a backward could be run only once
     flex = torch.compile(flex_attention, dynamic=False)
     return of_pass(lambda q, k, v: flex(q, k, v, block_mask=blocks), item)
 
 
-def of_pass(forward, item):
-    """The launch to time: `forward(q, k, v)`, or its backward alone."""
+def of_pass(forward, item, tokens_first=False):
+    """The launch to time: `forward(q, k, v)`, or its backward alone. `tokens_first`: a token's heads lie together in memory."""
     tokens = item["tokens"]
-    qkv = [random(item, heads, tokens, True) for heads in (item["heads"], item["kv_heads"], item["kv_heads"])]
+    qkv = [random(item, heads, tokens, True, tokens_first) for heads in (item["heads"], item["kv_heads"], item["kv_heads"])]
     if item["pass"] == "forward":
         return lambda: forward(*qkv)
     o = forward(*qkv)
@@ -222,37 +243,42 @@ def sdpa_decode_peer(item):
 PEERS = {
     "cudnn": sdpa_peer(SDPBackend.CUDNN_ATTENTION),
     "flash2": sdpa_peer(SDPBackend.FLASH_ATTENTION),
+    "flash4": flash4_peer,
     "flex": flex_peer,
     "sdpa": sdpa_decode_peer,
 }
 
 
-def compile_flex(index):
-    """Fills PyTorch's cache with the kernels of one mask and length, forward and backward."""
-    flex_peer(flex_shapes()[index])()
-    torch.cuda.synchronize()
+# ---- peers that compile ----------------------------------------------------------------------------------------------------
 
 
-def flex_shape(it):
+def compiled_shape(it):
     """What is compiled for an item: forward and backward are one."""
     return {**it, "pass": "backward", "target": None}
 
 
-def flex_shapes():
+def shapes_of(peer):
     shapes = []
     for it, peers in items():
-        if "flex" in peers and flex_shape(it) not in shapes:
-            shapes.append(flex_shape(it))
+        if peer in peers and compiled_shape(it) not in shapes:
+            shapes.append(compiled_shape(it))
     return shapes
 
 
-def flex_items_as_compiled(seconds):
-    """The items that FlexAttention takes part in and whose kernels it has compiled by then. Nothing compiles while they are timed."""
+def compile_ahead(peer, index):
+    """Fills the peer's cache on disk with the kernels of one shape, forward and backward."""
+    PEERS[peer](shapes_of(peer)[index])()
+    torch.cuda.synchronize()
+
+
+def compiled_within(peer, seconds):
+    """The shapes that a peer has compiled by then, all at once in processes of their own. Nothing compiles while items are timed."""
     deadline = time.monotonic() + seconds
-    command = [sys.executable, __file__, "--compile-flex"]
-    processes = [subprocess.Popen(command + [str(index)], stderr=subprocess.PIPE) for index in range(len(flex_shapes()))]
+    shapes = shapes_of(peer)
+    command = [sys.executable, __file__, "--compile", peer]
+    processes = [subprocess.Popen(command + [str(index)], stderr=subprocess.PIPE) for index in range(len(shapes))]
     compiled = []
-    for shape, process in zip(flex_shapes(), processes):
+    for shape, process in zip(shapes, processes):
         try:
             _, log = process.communicate(timeout=max(0.1, deadline - time.monotonic()))
             why = log.decode().strip().splitlines()[-1][:200] if process.returncode else None
@@ -262,10 +288,8 @@ def flex_items_as_compiled(seconds):
         if why is None:
             compiled.append(shape)
         else:
-            print(f"flex on {describe(shape)}: {why}", file=sys.stderr, flush=True)
-    for it, peers in items():
-        if "flex" in peers and flex_shape(it) in compiled:
-            yield it
+            print(f"{peer} on {describe(shape)}: {why}", file=sys.stderr, flush=True)
+    return compiled
 
 
 # ---- one item --------------------------------------------------------------------------------------------------------------
@@ -285,6 +309,7 @@ def run_item(ours, it, peers):
             prepared[name] = run
         except Exception as error:  # a peer that cannot run a shape is a fact of the table, not a failure of ours
             failed[name] = str(error).strip().splitlines()[0][:200]
+    torch.cuda.synchronize()  # or what a peer prepares would run beside us
     for round_ in range(ROUNDS):
         if round_ > 0:
             result = ours.ask("again")
@@ -345,12 +370,14 @@ def main():
     parser.add_argument("binary", nargs="?")
     parser.add_argument("--out", default="gpu_bench.json")
     parser.add_argument("--seconds", type=float, default=600, help="start no further item after this long")
-    parser.add_argument("--flex-seconds", type=float, default=300, help="wait this long for FlexAttention to compile")
+    parser.add_argument("--compile-seconds", type=float, default=300, help="wait this long for a peer that compiles its kernels")
     parser.add_argument("--peers", type=peers_named, default=list(PEERS), help="which take part, with commas; by default all")
-    parser.add_argument("--compile-flex", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--compile", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.compile_flex is not None:
-        return compile_flex(options.compile_flex)
+    # Read by flash-attn-4 when it is imported.
+    os.environ["FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED"] = "1"
+    if options.compile is not None:
+        return compile_ahead(options.compile[0], int(options.compile[1]))
     if options.binary is None:
         parser.error("BINARY is missing: the program that `cargo bench --bench gpu --no-run` builds")
 
@@ -359,7 +386,7 @@ def main():
         "gpu": torch.cuda.get_device_name(),
         "driver": smi("driver_version"),
         "torch": torch.__version__,
-        "not_installed": [name for name in ("flash_attn_interface", "flashinfer") if importlib.util.find_spec(name) is None],
+        "not_installed": [name for name in ("flash_attn", "flashinfer") if importlib.util.find_spec(name) is None],
         "clock_before": smi("clocks.sm,power.draw,temperature.gpu"),
         "ceilings": ceilings(),
         "items": [],
@@ -386,11 +413,17 @@ def main():
         with open(options.out, "w") as file:
             json.dump(record, file, indent=1)
 
-    wanted = [name for name in options.peers if name != "flex"]
-    for it, peers in items() if wanted else ():
-        measure(it, [name for name in peers if name in wanted])
-    for it in flex_items_as_compiled(options.flex_seconds) if "flex" in options.peers else ():
-        measure(it, ["flex"])
+    def compiled(peer):
+        return compiled_within(peer, options.compile_seconds) if peer in options.peers else []
+
+    early = [name for name in options.peers if name not in ("flash4", "flex")]
+    flash4 = compiled("flash4")
+    for it, peers in items() if early or flash4 else ():
+        measure(it, [name for name in peers if name in early or (name == "flash4" and compiled_shape(it) in flash4)])
+    flex = compiled("flex")
+    for it, peers in items():
+        if "flex" in peers and compiled_shape(it) in flex:
+            measure(it, ["flex"])
     ours.close()
     record["clock_after"] = smi("clocks.sm,power.draw,temperature.gpu")
     with open(options.out, "w") as file:

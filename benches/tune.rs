@@ -21,7 +21,7 @@ use longgen_runtime::problem::{DType, HeadShape};
 use longgen_runtime::store::{Store, StoreLocation, TuneKey, TuneProblem};
 use longgen_runtime::tune::{
     Bench, CpuBench, CpuClock, CpuSubject, GpuBench, GpuSubject, GpuTensors, GpuTuner, Limits, RaceRules,
-    Statistic, search,
+    Standing, Statistic, search,
 };
 
 const PATTERNS: [&str; 3] = ["full", "sink=4, window=1024", "longgen-stride"];
@@ -142,7 +142,9 @@ where
         guess / best_seconds,
         if candidates[best].rejected.is_none() { "yes" } else { "no" },
     );
-    eprintln!("  best {}; tuned {}", candidates[best].candidate, report.best().map_or("-", |b| &b.schedule));
+    let named = |found: Option<&Standing>| found.map_or("-".to_owned(), |found| found.schedule.clone());
+    let (tuned, guess) = (named(report.best()), named(report.first_guess()));
+    eprintln!("  best {}; tuned {tuned}; guess {guess}", candidates[best].candidate);
     Ok(())
 }
 
