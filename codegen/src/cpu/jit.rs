@@ -1,9 +1,13 @@
 //! Cranelift IR to executable memory.
 
-use cranelift_jit::{JITBuilder, JITModule};
+use cranelift_jit::{ArenaMemoryProvider, JITBuilder, JITModule};
 use cranelift_module::{Linkage, Module, default_libcall_names};
 
 use super::{ClifSource, CpuError};
+
+/// Addresses set aside for one source; pages are taken as they are filled. Functions call each other by 32-bit distances, so all
+/// must come from one reservation: beside a GPU's address space, single mappings can lie further apart than that reaches.
+const RESERVED_BYTES: usize = 16 << 20;
 
 /// Machine code in this process; freed when dropped.
 pub struct JitCode {
@@ -26,9 +30,15 @@ impl JitCode {
     /// Compiles every function of a source.
     ///
     /// # Errors
-    /// Code that Cranelift refuses.
+    /// Code that Cranelift refuses, or no room for it.
     pub fn new(source: ClifSource) -> Result<JitCode, CpuError> {
-        let builder = JITBuilder::with_isa(source.isa.clone(), default_libcall_names());
+        let memory =
+            ArenaMemoryProvider::new_with_size(RESERVED_BYTES).map_err(|error| CpuError::Refused {
+                function: "all".to_owned(),
+                reason: format!("no {RESERVED_BYTES} bytes of addresses for machine code: {error}"),
+            })?;
+        let mut builder = JITBuilder::with_isa(source.isa.clone(), default_libcall_names());
+        builder.memory_provider(Box::new(memory));
         let mut module = JITModule::new(builder);
         let mut ids = Vec::with_capacity(source.functions.len());
         // Functions refer to each other by position, so all are declared, in order, before any is defined.
