@@ -1,7 +1,8 @@
 //! CPU attention: time, rate and the share of the theoretical speed-up that sparse patterns keep.
 //!
 //! `cargo bench --bench cpu -- [--tokens N] [--heads H] [--kv-heads G] [--head-dim D] [--isa NAME] [--backward] [--decode]
-//! [--repeat R] [--dtype f32|bf16|fp16] [--pattern TEXT] [--blocking TEXT] [--cpu-time]`. Times are the best of R runs; with --cpu-time (Linux)
+//! [--repeat R] [--dtype f32|bf16|fp16] [--pattern TEXT] [--blocking TEXT] [--cpu-time]`. Times are the best of R rounds over all patterns, in each of which a pattern runs for at least a
+//! twentieth of a second: a machine that is slower for a while is so for all of them. With --cpu-time (Linux)
 //! the processor time of all threads over their number, for machines that are busy otherwise. The theoretical speed-up of a pattern
 //! is the number of dense pairs over the number of its visible pairs; the share kept is the measured speed-up over that.
 
@@ -52,13 +53,18 @@ fn main() {
         "{:<34} {:>10} {:>9} {:>9} {:>9} {:>9} {:>6}",
         "pattern", "pairs/head", "ms", "GFLOP/s", "ideal", "measured", "kept"
     );
-    let mut dense = None;
     let given = options.pattern.iter().map(String::as_str);
     let patterns =
         PATTERNS.into_iter().take(if options.pattern.is_some() { 1 } else { PATTERNS.len() }).chain(given);
-    for name in patterns {
-        let (pairs, seconds) = measure(&options, name);
-        let (dense_pairs, dense_seconds) = *dense.get_or_insert((pairs, seconds));
+    let tensors = Tensors::new(&options);
+    let mut cases: Vec<Case> = patterns.map(|name| Case::new(&options, &tensors, name)).collect();
+    for _ in 0..options.repeat {
+        for case in &mut cases {
+            case.round(&options, &tensors);
+        }
+    }
+    let (dense_pairs, dense_seconds) = (cases[0].pairs, cases[0].best);
+    for Case { name, pairs, best: seconds, .. } in cases {
         let flops = if options.backward { 10.0 } else { 4.0 } * pairs * options.head_dim as f64;
         let ideal = dense_pairs / pairs;
         let measured = dense_seconds / seconds;
@@ -83,49 +89,91 @@ const PATTERNS: [&str; 7] = [
     "longgen-stride",
 ];
 
-/// Pairs over all heads, and the best time in seconds.
-fn measure(options: &Options, name: &str) -> (f64, f64) {
-    let pattern = Pattern::preset(name).or_else(|_| name.parse()).expect("a valid pattern");
-    // Layer 0 is a sparse one in every preset.
-    let ir = MaskIr::lower(&pattern, Some(0)).expect("a mask that lowers");
-    let mut attention = CpuAttention::with_isa(&ir, options.head_dim, options.isa).expect("kernels");
-    if let Some(blocking) = options.blocking {
-        attention.set_blocking(blocking).expect("a blocking that was parsed");
-    }
-    let shape = HeadShape::new(options.heads, options.kv_heads, options.head_dim).expect("a head shape");
-    let queries = if options.decode { 1 } else { options.tokens };
-    let sequences = Sequences::new(vec![0, queries], vec![0, options.tokens], None).expect("valid sequences");
-    let problem = AttentionProblem::new(shape, sequences);
-    let tensor = |tokens, heads, seed| {
-        let shape = TensorShape { tokens, heads, head_dim: options.head_dim };
-        let values = noise(tokens * heads * options.head_dim, seed);
-        HostTensor::from_f32(options.dtype, shape, &values).expect("a tensor")
-    };
-    let q = tensor(queries, options.heads, 1);
-    let k = tensor(options.tokens, options.kv_heads, 2);
-    let v = tensor(options.tokens, options.kv_heads, 3);
-    let inputs = CpuInputs { q: q.view(), k: k.view(), v: v.view(), sink_logit: None };
-    let mut output: CpuOutput = attention.forward(&problem, inputs).expect("forward");
-    let mut best = f64::INFINITY;
-    for _ in 0..options.repeat {
-        let clock = Clock::start(options.cpu_time);
-        if options.backward {
-            let gradient =
-                CpuGradientInputs { o: output.o.view(), lse: &output.lse, d_o: q.view(), d_lse: None };
-            std::hint::black_box(attention.backward(&problem, inputs, gradient).expect("backward"));
-        } else {
-            attention.forward_into(&problem, inputs, &mut output).expect("forward");
+/// What every pattern works on.
+struct Tensors {
+    problem: AttentionProblem,
+    q: HostTensor,
+    k: HostTensor,
+    v: HostTensor,
+}
+
+impl Tensors {
+    fn new(options: &Options) -> Tensors {
+        let shape = HeadShape::new(options.heads, options.kv_heads, options.head_dim).expect("a head shape");
+        let queries = if options.decode { 1 } else { options.tokens };
+        let sequences =
+            Sequences::new(vec![0, queries], vec![0, options.tokens], None).expect("valid sequences");
+        let tensor = |tokens, heads, seed| {
+            let shape = TensorShape { tokens, heads, head_dim: options.head_dim };
+            let values = noise(tokens * heads * options.head_dim, seed);
+            HostTensor::from_f32(options.dtype, shape, &values).expect("a tensor")
+        };
+        Tensors {
+            problem: AttentionProblem::new(shape, sequences),
+            q: tensor(queries, options.heads, 1),
+            k: tensor(options.tokens, options.kv_heads, 2),
+            v: tensor(options.tokens, options.kv_heads, 3),
         }
-        best = best.min(clock.seconds());
     }
-    let pairs: u128 = (0..options.kv_heads)
-        .map(|g| {
-            let pairs = |tokens: usize| visible_pairs(&ir, g as u32, tokens as u32).expect("a pair count");
-            let all = pairs(options.tokens);
-            if options.decode { all - pairs(options.tokens - 1) } else { all }
-        })
-        .sum();
-    ((pairs * shape.group() as u128) as f64, best)
+
+    fn inputs(&self) -> CpuInputs<'_> {
+        CpuInputs { q: self.q.view(), k: self.k.view(), v: self.v.view(), sink_logit: None }
+    }
+}
+
+/// One pattern, with its pairs over all heads and its best time so far.
+struct Case<'a> {
+    name: &'a str,
+    attention: CpuAttention,
+    output: CpuOutput,
+    pairs: f64,
+    best: f64,
+}
+
+impl Case<'_> {
+    /// Compiles the kernels and runs the forward once.
+    fn new<'a>(options: &Options, tensors: &Tensors, name: &'a str) -> Case<'a> {
+        let pattern = Pattern::preset(name).or_else(|_| name.parse()).expect("a valid pattern");
+        // Layer 0 is a sparse one in every preset.
+        let ir = MaskIr::lower(&pattern, Some(0)).expect("a mask that lowers");
+        let mut attention = CpuAttention::with_isa(&ir, options.head_dim, options.isa).expect("kernels");
+        if let Some(blocking) = options.blocking {
+            attention.set_blocking(blocking).expect("a blocking that was parsed");
+        }
+        let output = attention.forward(&tensors.problem, tensors.inputs()).expect("forward");
+        let pairs: u128 = (0..options.kv_heads)
+            .map(|g| {
+                let pairs =
+                    |tokens: usize| visible_pairs(&ir, g as u32, tokens as u32).expect("a pair count");
+                let all = pairs(options.tokens);
+                if options.decode { all - pairs(options.tokens - 1) } else { all }
+            })
+            .sum();
+        let pairs = (pairs * tensors.problem.shape.group() as u128) as f64;
+        Case { name, attention, output, pairs, best: f64::INFINITY }
+    }
+
+    /// Runs until a twentieth of a second is over.
+    fn round(&mut self, options: &Options, tensors: &Tensors) {
+        let begin = Instant::now();
+        while begin.elapsed().as_secs_f64() < 0.05 {
+            let clock = Clock::start(options.cpu_time);
+            self.run(options, tensors);
+            self.best = self.best.min(clock.seconds());
+        }
+    }
+
+    fn run(&mut self, options: &Options, tensors: &Tensors) {
+        let Tensors { problem, q, .. } = tensors;
+        if options.backward {
+            let CpuOutput { o, lse } = &self.output;
+            let gradient = CpuGradientInputs { o: o.view(), lse, d_o: q.view(), d_lse: None };
+            let backward = self.attention.backward(problem, tensors.inputs(), gradient);
+            std::hint::black_box(backward.expect("backward"));
+        } else {
+            self.attention.forward_into(problem, tensors.inputs(), &mut self.output).expect("forward");
+        }
+    }
 }
 
 /// Wall time, or processor time of all threads over their number.
