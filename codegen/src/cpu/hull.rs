@@ -1,4 +1,4 @@
-//! Which rows of a masked tile a strip of its lanes sees: what lies before and behind them need not be computed.
+//! Which rows of a masked tile some of its lanes see: what lies before and behind them need not be computed.
 
 use std::mem::offset_of;
 
@@ -11,9 +11,12 @@ use super::mask::Lanes;
 
 /// Rows are left out in whole chunks of this many: as fine as the strips, and few enough to ask for each.
 const CHUNK: i64 = STRIP as i64;
+/// Strips that are asked for together: the product of a single strip loads a number for each multiply-add, and computes
+/// what it saves in the time it loses.
+pub(super) const STRIPS: i64 = 2;
 
-/// `(item, rows, strip)` to `(first, end)`: outside these rows of the tile no pair of the strip is visible. Empty where
-/// none is.
+/// `(item, rows, strip)` to `(first, end)`: outside these rows of the tile no pair of the strips from `strip` on is visible.
+/// Empty where none is.
 pub(super) fn define(unit: &mut Unit, lanes: Lanes, next_keys: &Declared) -> Declared {
     unit.define("hull", &[types::I64; 3], &[types::I64; 2], |e, args| {
         let &[item, rows, strip] = args else { unreachable!("a hull has three parameters") };
@@ -58,18 +61,18 @@ pub(super) fn define(unit: &mut Unit, lanes: Lanes, next_keys: &Declared) -> Dec
     })
 }
 
-/// The box of one strip and the rows of a tile.
+/// The box of these strips and the rows of a tile.
 struct Hull<'a> {
     item: Value,
     rows: Value,
     lanes: Lanes,
-    /// First and one past the last token of the strip.
+    /// First and one past the last token of the strips.
     columns: (Value, Value),
     next_keys: &'a Declared,
 }
 
 impl Hull<'_> {
-    /// Whether the chunk at row `at` is `inside` the tile and shows the strip nothing.
+    /// Whether the chunk at row `at` is `inside` the tile and shows the strips nothing.
     fn is_unseen(&self, e: &mut Emit<'_>, inside: Value, at: Value) -> Value {
         let no = e.b.ins().iconst(types::I8, 0);
         let unseen = e.variable(no);
@@ -94,11 +97,11 @@ impl Hull<'_> {
     }
 }
 
-/// First and one past the last token of a strip's lanes. Lanes not in use hold no token, and come last.
+/// First and one past the last token of the lanes of these strips. Lanes not in use hold no token, and come last.
 fn tokens_of(e: &mut Emit<'_>, item: Value, strip: Value) -> (Value, Value) {
     let indices = item_field!(e, item, lane_index);
     let first = e.b.ins().imul_imm_s(strip, STRIP as i64);
-    let last = e.b.ins().iadd_imm_s(first, STRIP as i64 - 1);
+    let last = e.b.ins().iadd_imm_s(first, STRIPS * STRIP as i64 - 1);
     let first = e.index_at(indices, first);
     let last = e.index_at(indices, last);
     let end = e.b.ins().iadd_imm_s(last, 1);

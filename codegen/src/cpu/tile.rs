@@ -7,6 +7,7 @@ use cranelift_codegen::ir::{InstBuilder, Value, types};
 
 use super::abi::{Item, LANES, STRIP};
 use super::emit::{Declared, Emit, Unit, callee, item_field};
+use super::hull;
 
 /// Kinds of tiles, from no mask to the whole element test; the larger covers the smaller.
 pub(super) const FULL: i64 = 0;
@@ -78,7 +79,7 @@ fn each_part(
         let some = e.b.ins().icmp(IntCC::SignedLessThan, first, end);
         e.if_then(some, |e| compute(e, (first, end), (open, strip)));
     };
-    e.count(strips, 1, |e, strip| {
+    e.count(strips, hull::STRIPS, |e, strip| {
         let seen = e.call(hull, &[item, rows, strip]);
         let (first_before, end_before) = (e.get(first), e.get(end));
         let moved = e.b.ins().icmp(IntCC::NotEqual, seen[0], first_before);
