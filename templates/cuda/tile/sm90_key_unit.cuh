@@ -10,8 +10,9 @@
 //
 // Far units, which are long and bound by arithmetic, run beside near units, which under a short window are bound by memory: K, V, dK, dV
 // and dQ move for a few steps. The far ones are some rows (KV heads) ahead, so that short units end the kernel. A head whose
-// keys are all far (a dense one) has near units only: tiles of 128 keys, the longest first. So has the ordered variant, where dQ tiles
-// pass from one key tile to the next below; there the tiles come from the last to the first.
+// keys are all far (a dense one) has near units only: tiles of 128 keys, the longest first. Blocks that begin with neighbours then end
+// together and stay together, and find each other's Q, dO and dQ in L2. The ordered variant, too, has near units only; there dQ tiles
+// pass from one key tile to the next below, so the tiles come from the last to the first.
 #pragma once
 #include "tile/sm90_scores.cuh"
 
@@ -122,8 +123,8 @@ LG_DEVICE bool describe_far_unit(const Params& p, int at, KeyUnit& unit) {
 }
 
 // A tile of 128 keys, less its far pieces.
-LG_DEVICE bool describe_near_unit(const Params& p, int at, KeyUnit& unit, bool last_row) {
-    const int tile = kOrdered || !last_row ? int(near_units(p)) - 1 - at : at;
+LG_DEVICE bool describe_near_unit(const Params& p, int at, KeyUnit& unit) {
+    const int tile = kOrdered ? int(near_units(p)) - 1 - at : at;
     const int lane = threadIdx.x % kWarpSize, piece = tile * kPieces + lane;
     const FarPieces far(p, unit.g, unit.s.k_len);
     const bool mine = lane < kPieces && piece * kPieceN < unit.s.k_len && !far.holds(piece);
@@ -172,8 +173,7 @@ LG_DEVICE bool describe_unit(const Params& p, u32 number, KeyUnit& unit) {
         unit.s = load_sequence(p, ticket.row / kv_heads);
     }
     __syncwarp();
-    const bool found = ticket.far ? describe_far_unit(p, ticket.at, unit)
-                                  : describe_near_unit(p, ticket.at, unit, ticket.row + 1 == rows_of_units(p));
+    const bool found = ticket.far ? describe_far_unit(p, ticket.at, unit) : describe_near_unit(p, ticket.at, unit);
     __syncwarp();
     return found;
 }
