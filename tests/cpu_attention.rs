@@ -67,7 +67,7 @@ fn check_blocked(case: &Case, pattern: &Pattern, isa: Isa, blocking: Blocking) {
     close("dk", case.dtype, &exact.dk, &plain.dk, &found.dk.to_f64());
     close("dv", case.dtype, &exact.dv, &plain.dv, &found.dv.to_f64());
     if let (Some(exact), Some(plain), Some(found)) = (&exact.d_sink, &plain.d_sink, &found.d_sink) {
-        assert_close_to("d_sink", DType::F32, &size, exact, plain, &wide(found));
+        assert_close_to("d_sink", case.dtype, &size, exact, plain, &wide(found));
     }
 }
 

@@ -158,7 +158,7 @@ fn one_attention_serves_every_length() {
         assert_close("dv", DType::F32, &exact.dv, &plain.dv, &found.dv.to_f64());
         let sink = |sink: &Option<Vec<f64>>| sink.clone().unwrap_or_default();
         let found: Vec<f64> = found.d_sink.iter().flatten().map(|&x| f64::from(x)).collect();
-        assert_close_to("d_sink", DType::F32, &size, &sink(&exact.d_sink), &sink(&plain.d_sink), &found);
+        assert_close_to("d_sink", case.dtype, &size, &sink(&exact.d_sink), &sink(&plain.d_sink), &found);
     }
 }
 

@@ -88,17 +88,27 @@ impl Case {
         plain(self, tensors, mask)
     }
 
-    /// For each head, the sum of the magnitudes of what is added up to the gradient of its sink logit.
+    /// For each head, the size of what is added up to the gradient of its sink logit, to which an error is small or not. The
+    /// backward reads O rounded to its type: in 16 bits those errors are by far the largest, and add up like the sides of
+    /// a box; in f32 the sum itself errs as much.
     pub fn d_sink_size(&self, exact: &Answer) -> Vec<f64> {
         let (o, d_o, d) = (&exact.output.o, self.d_o.to_f64(), self.problem.shape.head_dim());
         let (heads, total_q) = (self.problem.shape.heads(), self.problem.sequences.total_q());
         let logits = self.sink_logit.iter().flatten().enumerate();
-        let term = |h: usize, logit: f32, token: usize| {
-            let row = (token * heads + h) * d;
-            let size: f64 = (row..row + d).map(|x| (o[x] * d_o[x]).abs()).sum();
-            (f64::from(logit) - exact.output.lse[h * total_q + token]).exp() * size
+        let term = &|h: usize, logit: f32, token: usize, x: usize| {
+            let element = (token * heads + h) * d + x;
+            let weight = (f64::from(logit) - exact.output.lse[h * total_q + token]).exp();
+            weight * (o[element] * d_o[element]).abs()
         };
-        logits.map(|(h, &logit)| (0..total_q).map(|token| term(h, logit, token)).sum()).collect()
+        let terms = |h, logit| {
+            (0..total_q * d).map(move |at| (at / d, at % d)).map(move |(token, x)| term(h, logit, token, x))
+        };
+        logits
+            .map(|(h, &logit)| match self.dtype {
+                DType::F32 => terms(h, logit).sum(),
+                DType::Bf16 | DType::F16 => terms(h, logit).map(|term| term * term).sum::<f64>().sqrt(),
+            })
+            .collect()
     }
 
     fn rounded(&self, values: &[f32]) -> Vec<f64> {
