@@ -163,7 +163,9 @@ fn tiled(machine: &GpuMachine, workload: &GpuWorkload<'_>, kernel: &PlannedKerne
     let slots = f64::from(machine.multiprocessors);
     // The last blocks run alone; a block can be no quicker than its own steps.
     let alone = steps.longest * step + item;
-    let seconds = (clocks / slots + alone / 2.0).max(alone) / machine.hertz;
+    let busy = (clocks / slots + alone / 2.0).max(alone) / machine.hertz;
+    // The tickets of a persistent grid are set to zero before it starts.
+    let seconds = if kernel.family == Family::Sm90 { busy + LAUNCH_SECONDS } else { busy };
     let peak = machine.wgmma_flops.max(machine.mma_flops) * machine.hertz * slots;
     let per_pair = if kernel.pass == Pass::Forward { 4.0 } else { 10.0 };
     let floor_seconds = steps.visible * per_pair * d / peak;
