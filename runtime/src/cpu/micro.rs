@@ -214,6 +214,9 @@ unsafe fn capped<V: Vector>(score: V, softcap2: f32) -> (V, V) {
     }
 }
 
+/// Independent running maxima and sums: they hide the latency of an operation.
+const CHAINS: usize = 4;
+
 /// Whether all of `depth` rows of `width` elements, a multiple of 8, are finite.
 ///
 /// # Safety
@@ -222,23 +225,29 @@ unsafe fn capped<V: Vector>(score: V, softcap2: f32) -> (V, V) {
 pub unsafe fn all_finite<V: Vector>(a: *const f32, stride: usize, width: usize, depth: usize) -> bool {
     // Zero times a number is zero, but for infinities and NaN.
     let mut sums = [0.0f32; STRIP];
-    let whole = width / V::WIDTH * V::WIDTH;
+    let group = CHAINS * V::WIDTH;
+    let in_groups = width / group * group;
+    let in_vectors = width / V::WIDTH * V::WIDTH;
     // SAFETY: the caller's operand has these rows; a vector has at most STRIP lanes.
     unsafe {
         let zero = V::splat(0.0);
-        let mut chains = [zero; 2];
+        let mut chains = [zero; CHAINS];
         for k in 0..depth {
             let row = a.add(k * stride);
-            for at in (0..whole).step_by(V::WIDTH) {
-                let chain = &mut chains[at / V::WIDTH % 2];
-                *chain = V::load(row.add(at)).mul_add(zero, *chain);
+            for at in (0..in_groups).step_by(group) {
+                for (n, chain) in chains.iter_mut().enumerate() {
+                    *chain = V::load(row.add(at + n * V::WIDTH)).mul_add(zero, *chain);
+                }
             }
-            for at in whole..width {
+            for at in (in_groups..in_vectors).step_by(V::WIDTH) {
+                chains[0] = V::load(row.add(at)).mul_add(zero, chains[0]);
+            }
+            for at in in_vectors..width {
                 sums[0] += *row.add(at) * 0.0;
             }
         }
         let rest = V::splat(sums[0]);
-        chains[0].add(chains[1]).add(rest).store(sums.as_mut_ptr());
+        chains[0].add(chains[1]).add(chains[2].add(chains[3])).add(rest).store(sums.as_mut_ptr());
     }
     sums.iter().all(|&sum| sum == 0.0)
 }
@@ -279,9 +288,6 @@ unsafe fn to_probability<V: Vector>(at: *mut f32, shift: V) -> V {
         p
     }
 }
-
-/// Independent running maxima and sums.
-const CHAINS: usize = 4;
 
 /// The softmax of `V::WIDTH` lanes.
 #[inline(always)]

@@ -267,3 +267,35 @@ micro_kernels!(portable, crate::cpu::vector::Portable, , |p, strips, form| {
         micro::panel::<Portable, 4, 2>(p, half * 2 * Portable::WIDTH, form)
     }
 });
+
+#[cfg(test)]
+mod tests {
+    use longgen_codegen::cpu::abi::{LANES, MOST_ROWS};
+
+    use super::*;
+
+    /// A weight of 0 hides whatever stands in any element of its row.
+    #[test]
+    fn masked_columns_hide_infinities_everywhere() {
+        #[repr(align(64))]
+        struct Tile([f32; MOST_ROWS * LANES]);
+        let (weights, alpha) = (Tile([0.0; MOST_ROWS * LANES]), Tile([1.0; MOST_ROWS * LANES]));
+        for micro in Isa::available().into_iter().filter_map(MicroKernels::new) {
+            for width in [8, 40, 72, 104, 128] {
+                for at in 0..width {
+                    let mut row = vec![1.0; width];
+                    row[at] = f32::INFINITY;
+                    let mut out = Box::new(Tile([2.0; MOST_ROWS * LANES]));
+                    let (stride, width) = (width as i64, width as i64);
+                    let (row, c, soon) = (row.as_ptr(), out.0.as_mut_ptr(), std::ptr::null());
+                    // SAFETY: one row of `width` elements, one line of weights, `width` lines of results.
+                    unsafe {
+                        let b = weights.0.as_ptr();
+                        (micro.columns_masked)(row, stride, b, c, width, 1, 4, alpha.0.as_ptr(), soon, 0);
+                    }
+                    assert!(out.0.iter().all(|&x| x == 2.0), "element {at} of {width}");
+                }
+            }
+        }
+    }
+}
