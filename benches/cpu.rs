@@ -1,10 +1,11 @@
 //! CPU attention: time, rate and the share of the theoretical speed-up that sparse patterns keep.
 //!
 //! `cargo bench --bench cpu -- [--tokens N] [--heads H] [--kv-heads G] [--head-dim D] [--isa NAME] [--backward] [--decode]
-//! [--repeat R] [--dtype f32|bf16|fp16] [--pattern TEXT] [--blocking TEXT] [--cpu-time]`. Times are the best of R rounds over all patterns, in each of which a pattern runs for at least a
-//! twentieth of a second: a machine that is slower for a while is so for all of them. With --cpu-time (Linux)
-//! the processor time of all threads over their number, for machines that are busy otherwise. The theoretical speed-up of a pattern
-//! is the number of dense pairs over the number of its visible pairs; the share kept is the measured speed-up over that.
+//! [--repeat R] [--dtype f32|bf16|fp16] [--pattern TEXT] [--blocking TEXT] [--cpu-time]`. Times are the best of R rounds over all
+//! patterns, in each of which a pattern runs for at least a twentieth of a second: a machine that is slower for a while is so for
+//! all of them. With --cpu-time (Linux) the processor time of all threads over their number, for machines that are busy
+//! otherwise. The theoretical speed-up of a pattern is the number of dense pairs over the number of its visible pairs; the share
+//! kept is the measured speed-up over that.
 
 use std::time::Instant;
 

@@ -3,10 +3,10 @@
 //
 //   s_hj = score(q_h . k_j)    O_h = sum_j exp(s_hj - lse_h) v_j    lse_h = log(exp(sink_h) + sum_j exp(s_hj))
 //
-// A head tile is up to 16 query heads of one KV head: the rows of one mma tile, so K and V are read once for all of them (a group of
-// more than 16 heads is several head tiles, of which all but the first find K and V in L2). The kernel is bound by memory, and at few keys by latency: a tile of kTileN keys is cut into
-// one slice per warp, and each warp copies, waits for and consumes its own slices, kStages - 1 of them in flight, meeting the
-// others only at the end.
+// A head tile is up to 16 query heads of one KV head: the rows of one mma tile, so K and V are read once for all of them (a
+// group of more than 16 heads is several head tiles, of which all but the first find K and V in L2). The kernel is bound by
+// memory, and at few keys by latency: a tile of kTileN keys is cut into one slice per warp, and each warp copies, waits for
+// and consumes its own slices, kStages - 1 of them in flight, meeting the others only at the end.
 //
 //   grid    x = p.splits, the most shares that a row is cut into; y = head tiles, G ceil(H / G / 16); z = B     block  kThreads
 //   Q       16 x D, shared by the warps        K, V   kSlice = kTileN / warps keys of each tile, per warp and stage

@@ -14,6 +14,19 @@ pub struct Avx2(__m256);
 
 // SAFETY of every block below: each method is one or two instructions on values and on memory that the caller of
 // the method vouches for; the trait demands that it runs where the instructions exist.
+/// Both widths fetch by the same instruction, which every x86-64 has.
+#[inline(always)]
+fn prefetch<const LEVEL: i32>(at: *const f32) {
+    // SAFETY: the instruction reads nothing, whatever the address.
+    unsafe {
+        if LEVEL == 1 {
+            _mm_prefetch::<_MM_HINT_T0>(at.cast());
+        } else {
+            _mm_prefetch::<_MM_HINT_T1>(at.cast());
+        }
+    }
+}
+
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Vector for Avx512 {
     const WIDTH: usize = 16;
@@ -70,11 +83,7 @@ impl Vector for Avx512 {
     }
     #[inline(always)]
     unsafe fn fetch<const LEVEL: i32>(at: *const f32) {
-        if LEVEL == 1 {
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
-        } else {
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
-        }
+        prefetch::<LEVEL>(at);
     }
     #[inline(always)]
     unsafe fn zip(self, b: Self) -> (Self, Self) {
@@ -147,11 +156,7 @@ impl Vector for Avx2 {
     }
     #[inline(always)]
     unsafe fn fetch<const LEVEL: i32>(at: *const f32) {
-        if LEVEL == 1 {
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
-        } else {
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
-        }
+        prefetch::<LEVEL>(at);
     }
     #[inline(always)]
     unsafe fn zip(self, b: Self) -> (Self, Self) {

@@ -262,9 +262,10 @@ impl GpuAttention {
                 }
             }
             let grid = Grid { blocks, threads: entry.block };
-            // SAFETY: the arguments follow the manifest of this very cubin, which says too whether the kernel waits itself. Every address in `params` is null where the
-            // kernel allows it, or was taken above from a buffer whose size, bounds and stream were checked against
-            // the problem; the buffers are freed in stream order, so not before the kernel is done.
+            // SAFETY: the arguments follow the manifest of this very cubin, which says too whether the kernel waits
+            // itself. Every address in `params` is null where the kernel allows it, or was taken above from a buffer
+            // whose size, bounds and stream were checked against the problem; the buffers are freed in stream order,
+            // so not before the kernel is done.
             unsafe {
                 if entry.starts_early {
                     function.launch_early(&self.stream, grid, &arguments)?;

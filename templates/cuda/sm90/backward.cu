@@ -34,21 +34,24 @@
 //   in all                       198048             199072
 //
 // Synchronisation. Rings as in the forward: `full` of Q has 33 arrivals (the bytes' announcer and 32 lanes that wrote lse and
-// delta), of dO one; `empty` has one for each consumer warp, of Q one more for the adding warp, which reads the message. K and V are a ring of one stage. dS has two buffers: a consumer
-// writes buffer j mod 2 before the meeting of step j, both read it after. Nobody overwrites it before step j + 2, that is after
-// the meeting of step j + 1, which each consumer reaches only when its product of step j is complete. A consumer that sees nothing
-// in a step does not wait for dO: the other has before they meet. The staging areas change hands by named barriers: the adding
-// warp offers one for each message, and once more for dK and dV after the last of a unit, when the copy engine has read the piece before.
-// A unit's description is read until its dK is written; meanwhile the producer may have sent the next unit and one message of the one after: four descriptions are enough.
+// delta), of dO one; `empty` has one for each consumer warp, of Q one more for the adding warp, which reads the message. K and
+// V are a ring of one stage. dS has two buffers: a consumer writes buffer j mod 2 before the meeting of step j, both read it
+// after. Nobody overwrites it before step j + 2, that is after the meeting of step j + 1, which each consumer reaches only
+// when its product of step j is complete. A consumer that sees nothing in a step does not wait for dO: the other has before
+// they meet. The staging areas change hands by named barriers: the adding warp offers one for each message, and once more for
+// dK and dV after the last of a unit, when the copy engine has read the piece before. A unit's description is read until its
+// dK is written; meanwhile the producer may have sent the next unit and one message of the one after: four descriptions are
+// enough.
 //
 // (racecheck does not see through "each lane reads, the warp synchronises, one lane arrives" at the `empty` barriers; with an
 // arrival of each lane it finds nothing.)
 //
-// Order. dQ of a query tile is added up by many blocks, in whatever order they come. The first stores its share, so that nobody has to
-// clear the sums: dq_turn says whether one has come, and the next wait until it is stored. The ordered variant (kOrdered) gives
-// the same bits in every run: there dq_turn holds the number (and one) of the key tile that added last to the query tile, and the adding warp waits for
-// the next key tile above its own that the query tile sees. Tickets go from the last key tile to the first, so a block waits
-// only for tickets below its own, and the walks, which begin at the diagonal, follow one another two steps apart.
+// Order. dQ of a query tile is added up by many blocks, in whatever order they come. The first stores its share, so that
+// nobody has to clear the sums: dq_turn says whether one has come, and the next wait until it is stored. The ordered variant
+// (kOrdered) gives the same bits in every run: there dq_turn holds the number (and one) of the key tile that added last to the
+// query tile, and the adding warp waits for the next key tile above its own that the query tile sees. Tickets go from the last
+// key tile to the first, so a block waits only for tickets below its own, and the walks, which begin at the diagonal, follow
+// one another two steps apart.
 //
 // Tails. Rows of Q and dO past the end of the sequence become zeros in shared memory and get lse = +inf, so P = 0 there; so do
 // rows that saw no key (lse = -inf). Rows of K and V past the end become zeros, and their P is masked: no NaN of a neighbour

@@ -39,9 +39,9 @@
 // read between the wait on `full` and the arrival on `empty`: released and acquired by the barrier. (racecheck does not see
 // through "each lane reads, the warp synchronises, one lane arrives"; with an arrival of each lane it finds nothing.)
 // The message about a query tile is read until O is written, after Q was released: it has four slots for two stages of Q, and
-// the fourth tile after it waits for this consumer to have released the second. O has its own buffer. Consumers take turns by named barriers 1 .. kConsumers (128 that wait + 128 that
-// pass): while one runs its softmax the other's products occupy the tensor cores. All consumers see the same messages, hence
-// take equally many turns. Barriers 8 .. are each consumer's own.
+// the fourth tile after it waits for this consumer to have released the second. O has its own buffer. Consumers take turns by
+// named barriers 1 .. kConsumers (128 that wait + 128 that pass): while one runs its softmax the other's products occupy the
+// tensor cores. All consumers see the same messages, hence take equally many turns. Barriers 8 .. are each consumer's own.
 //
 // Tails. Query rows past the end of the sequence are computed from whatever the box brought, and never stored: rows do not
 // mix. Keys past the end are masked, and their V rows zeroed in shared memory (0 x NaN is NaN); masking replaces the score, so

@@ -8,11 +8,11 @@
 //          of one query head. Parts keep the multiprocessors equally busy, and the pairs that walk the same part at
 //          the same time find its Q, dO and dQ in L2.
 //
-// Far units, which are long and bound by arithmetic, run beside near units, which under a short window are bound by memory: K, V, dK, dV
-// and dQ move for a few steps. The far ones are some rows (KV heads) ahead, so that short units end the kernel. A head whose
-// keys are all far (a dense one) has near units only: tiles of 128 keys, the longest first. Blocks that begin with neighbours then end
-// together and stay together, and find each other's Q, dO and dQ in L2. The ordered variant, too, has near units only; there dQ tiles
-// pass from one key tile to the next below, so the tiles come from the last to the first.
+// Far units, which are long and bound by arithmetic, run beside near units, which under a short window are bound by memory: K,
+// V, dK, dV and dQ move for a few steps. The far ones are some rows (KV heads) ahead, so that short units end the kernel. A
+// head whose keys are all far (a dense one) has near units only: tiles of 128 keys, the longest first. Blocks that begin with
+// neighbours then end together and stay together, and find each other's Q, dO and dQ in L2. The ordered variant, too, has near
+// units only; there dQ tiles pass from one key tile to the next below, so the tiles come from the last to the first.
 #pragma once
 #include "tile/sm90_scores.cuh"
 
