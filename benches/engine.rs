@@ -5,9 +5,9 @@
 //! ```text
 //! {"model": "llama2-7b", "work": "decode", "pattern": "longgen-sink", "tokens": 131072}
 //! ```
-//! `model` is `llama2-7b` or `llama3-8b`; `work` is `prefill`, `decode`, `train` or `memory`; `batch` (1), `layers` (all of the
-//! model's; a smaller number keeps the share of full layers), `chunk` (8192) and `repeats` may be left out. Times are medians, in milliseconds, after a warm-up. FLOPs count visible
-//! pairs only. `split` tells attention and dense products apart; the rest is everything else (of decode: of one step that ran
+//! `model` is `llama2-7b` or `llama3-8b`; `work` is `prefill`, `decode`, `train` or `memory`; `batch` (1 sequence), `layers` (all of
+//! the model's; a smaller number keeps the share of full layers), `chunk` (8192) and `repeats` may be left out. Times are medians, in
+//! milliseconds, after a warm-up, and of a whole batch. FLOPs count visible pairs only. `split` tells attention and dense products apart; the rest is everything else (of decode: of one step that ran
 //! without a graph). Items of the other kind, for `benches/parity_engine_gpu.py`, stand in `engine/parity.rs`.
 
 #[path = "engine/parity.rs"]
@@ -189,7 +189,7 @@ fn split_of(on_device: &GpuLlama) -> Result<Value, Failure> {
     Ok(json!({ "attention_ms": attention_ms, "products_ms": products_ms }))
 }
 
-/// A whole prompt into the cache, in chunks.
+/// The prompts of a batch into their caches, one after the other, each in chunks.
 fn prefill(item: &Item, model: &Llama, on_device: &GpuLlama) -> Result<Value, Failure> {
     let weights = random_device_weights(on_device, 1)?;
     let mut decoder = GpuDecoder::new(on_device, &weights);
@@ -197,18 +197,21 @@ fn prefill(item: &Item, model: &Llama, on_device: &GpuLlama) -> Result<Value, Fa
     let room = Room { max_tokens: item.tokens, chunk_tokens: item.chunk.min(item.tokens) };
     let mut times = Vec::new();
     // One chunk is enough to warm up.
-    decoder.open(&[room])?;
+    let rooms = vec![room; item.batch];
+    decoder.open(&rooms)?;
     decoder.extend(0, &tokens[..room.chunk_tokens])?;
     let mut split = Value::Null;
     for repeat in 0..item.repeats.unwrap_or(1) {
-        decoder.open(&[room])?;
+        decoder.open(&rooms)?;
         on_device.stream().synchronize()?;
         if repeat == 0 {
             on_device.start_time_split();
         }
         let started = Instant::now();
-        for part in tokens.chunks(room.chunk_tokens) {
-            decoder.extend(0, part)?;
+        for sequence in 0..item.batch {
+            for part in tokens.chunks(room.chunk_tokens) {
+                decoder.extend(sequence, part)?;
+            }
         }
         times.push(started.elapsed().as_secs_f64() * 1e3);
         if repeat == 0 {
@@ -216,7 +219,8 @@ fn prefill(item: &Item, model: &Llama, on_device: &GpuLlama) -> Result<Value, Fa
         }
     }
     let products = 2.0 * (model.product_weights() - model.config().vocabulary * model.config().width) as f64;
-    let flops = products * item.tokens as f64 + attention_flops(model, item.tokens, false)?;
+    let of_one = products * item.tokens as f64 + attention_flops(model, item.tokens, false)?;
+    let flops = item.batch as f64 * of_one;
     let (ms, kv_bytes) = (median(times), decoder.cache().map(GpuCache::bytes));
     Ok(json!({ "ms": ms, "model_tflops": flops / ms / 1e9, "kv_bytes": kv_bytes, "split": split }))
 }
