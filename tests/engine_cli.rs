@@ -180,6 +180,28 @@ fn a_recipe_of_two_passes_changes_length_rope_and_plan() {
 }
 
 #[test]
+fn a_large_vocabulary_without_a_tokenizer_trains_on_tokens_only() {
+    let place = Place::new();
+    let at = |name: &str| place.folder.path().join(name);
+    fs::write(at("tiny.json"), CONFIG.replace("257", "1000")).unwrap();
+    place.refused(&format!("{TRAIN} --out run --steps 1"), 1, "data.txt` is text, and there is no tokenizer");
+    let tokens: Vec<u8> = (0..600u16).flat_map(u16::to_le_bytes).collect();
+    fs::write(at("data.u16"), tokens).unwrap();
+    let train = TRAIN.replace("data.txt", "data.u16");
+    place.done(&format!("{train} --out run --steps 2"));
+    place.done(&format!("{train} --out run --steps 2 --resume"));
+    let message = "`steps` = 2, not 3";
+    place.refused(&format!("{train} --out run --steps 3 --resume"), 1, message);
+}
+
+#[test]
+fn a_folder_called_like_a_pattern_is_not_meant() {
+    let place = Place::new();
+    fs::create_dir(place.folder.path().join("full")).unwrap();
+    place.done(&format!("{} --out run --steps 1", TRAIN.replace("sink=2,window=9", "full")));
+}
+
+#[test]
 fn what_the_gpu_does_not_take_is_said() {
     let place = Place::new();
     place.done(&format!("{TRAIN} --out run --steps 1"));
@@ -213,6 +235,9 @@ fn what_is_wrong_is_said_with_its_exit_code() {
     assert!(!Path::new("run").exists());
     place.done(&train("--steps 1"));
     place.refused("generate --model run --prompt a --new-tokens 300", 1, "do not fit");
+    place.refused("generate --model run --prompt a --threads 100000", 2, "--threads 100000 is too many");
+    place.refused("eval perplexity --model run --data data.txt --window 1", 2, "--window 1 is too short");
+    place.refused("plot none -o loss.png", 1, "there is no log `none`");
     place.refused("generate --model run", 2, "nothing to continue");
     place.refused("generate --model run --prompt a --top-p 0", 2, "top-p");
     place.refused("plot run -o loss.gif", 2, "the name says what to draw");

@@ -120,7 +120,7 @@ fn what_cannot_be_generated_is_refused() {
     let setting = Setting::new("");
     let refused = |prompt: Vec<u32>, how: Generation| setting.run(&[prompt], &how).unwrap_err();
     let error = refused(prompt(&"x".repeat(220)), how());
-    assert!(matches!(error, ModelError::TooLong { asked: 261, limit: 256 }), "{error}");
+    assert!(matches!(error, ModelError::PromptTooLong { limit: 256, .. }), "{error}");
     assert!(matches!(refused(vec![], how()), ModelError::Batch { .. }));
     assert!(matches!(refused(vec![300], how()), ModelError::Token { token: 300, .. }));
     let long = Generation { new_tokens: 1 << 50, max_tokens: 1 << 51, sampling: Sampling::GREEDY, ..how() };
@@ -178,5 +178,5 @@ fn the_needle_grid_tries_every_cell_and_refuses_what_is_too_short() {
     assert_eq!(cells.len(), 6);
     assert!(cells.iter().all(|cell| cell.trials == 2 && cell.found == 0), "random weights find nothing");
     let error = grid(&Needle { lengths: vec![20], ..needle }).unwrap_err();
-    assert!(error.to_string().contains("a needle needs filler and"), "{error}");
+    assert!(error.to_string().contains("a length of 20 is too short"), "{error}");
 }

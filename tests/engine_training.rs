@@ -89,6 +89,10 @@ fn run(trainer: &mut Trainer<'_>) -> Outcome {
     trainer.run(EVERY, &AtomicBool::new(false), |_| ()).unwrap()
 }
 
+fn run_to_error(trainer: &mut Trainer<'_>) -> TrainError {
+    trainer.run(EVERY, &AtomicBool::new(false), |_| ()).unwrap_err()
+}
+
 /// Runs until `step` is done, as Ctrl-C would end it.
 fn run_until(trainer: &mut Trainer<'_>, step: u64) -> Outcome {
     let stop = AtomicBool::new(false);
@@ -205,6 +209,41 @@ fn a_checkpoint_that_cannot_be_written_costs_nothing_else() {
 }
 
 #[test]
+fn a_last_checkpoint_that_cannot_be_written_is_an_error_that_says_what_is_left() {
+    let setting = Setting::new();
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("step-00000006"), b"in the way").unwrap();
+    let error = run_to_error(&mut setting.start(directory.path()).unwrap());
+    let TrainError::NotSaved { step: 6, kept, .. } = &error else { panic!("{error}") };
+    assert!(kept.contains("the checkpoint of step 4 is whole"), "{kept}");
+}
+
+#[test]
+fn more_memory_than_there_is_is_refused_before_it_is_taken() {
+    let mut setting = Setting::new();
+    setting.settings.batch_sequences = 1 << 40;
+    let directory = tempfile::tempdir().unwrap();
+    let error = setting.start(directory.path()).unwrap_err().to_string();
+    assert!(error.contains("gradients and activations of a step would take"), "{error}");
+}
+
+#[test]
+fn a_log_that_is_taken_up_again_keeps_its_digits() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = RunDirectory::open(directory.path()).unwrap();
+    let line = |step: u64| {
+        format!(
+            "{{\"step\":{step},\"loss\":3.8365139462002036,\"learning_rate\":0.001,\"gradient_norm\":1.0,\"tokens\":8,\
+             \"seconds\":0.1,\"model_flops_per_second\":null}}\n"
+        )
+    };
+    let path = directory.path().join("log.jsonl");
+    fs::write(&path, line(1) + &line(2) + "{\"step\":3").unwrap();
+    run.log_after(1).unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), line(1));
+}
+
+#[test]
 fn a_loss_that_is_not_a_number_stops_the_run() {
     let setting = Setting::new();
     let directory = tempfile::tempdir().unwrap();
@@ -225,7 +264,7 @@ fn a_loss_that_is_not_a_number_stops_the_run() {
         Placement::Cpu,
     )
     .unwrap();
-    let error = trainer.run(EVERY, &AtomicBool::new(false), |_| ()).unwrap_err();
+    let error = run_to_error(&mut trainer);
     let TrainError::NotFinite { step, tensor, .. } = &error else { panic!("{error}") };
     assert_eq!((*step, tensor.as_str()), (1, name));
     assert!(steps(other.path()).is_empty());
@@ -245,13 +284,16 @@ fn a_directory_belongs_to_one_training() {
     let mut other = Setting::new();
     other.settings.learning_rate = 0.5;
     let error = other.resume(directory.path()).unwrap_err();
-    assert!(matches!(&error, TrainError::Changed { what, .. } if what == "`learning_rate`"), "{error}");
+    assert!(
+        matches!(&error, TrainError::Changed { what, .. } if what == "`learning_rate` = 0.01, not 0.5"),
+        "{error}"
+    );
     let wider = Setting { pattern: "sink = 2\nwindow = 9\n", ..Setting::new() };
     let error = wider.resume(directory.path()).unwrap_err();
-    assert!(matches!(&error, TrainError::Changed { what, .. } if what == "pattern"), "{error}");
+    assert!(matches!(&error, TrainError::Changed { what, .. } if what == "another pattern"), "{error}");
     let fewer = Dataset::from_documents([vec![1; 500]]);
     let error = Setting { data: fewer, ..Setting::new() }.resume(directory.path()).unwrap_err();
-    assert!(matches!(&error, TrainError::Changed { what, .. } if what == "data"), "{error}");
+    assert!(matches!(&error, TrainError::Changed { what, .. } if what == "other data"), "{error}");
 }
 
 #[test]
@@ -265,18 +307,31 @@ fn data_of_every_form() {
     fs::write(at("b.jsonl"), "{\"text\": \"c\"}\n\n{\"input_ids\": [5, 6]}\n").unwrap();
     fs::write(at("c.u16"), [7, 0, 8, 0]).unwrap();
     fs::write(at("d.u32"), [9, 0, 0, 0]).unwrap();
-    let data = Dataset::read(directory.path(), &Tokenizer::Bytes, 257).unwrap();
+    let data = Dataset::read(directory.path(), Some(&Tokenizer::Bytes), 257).unwrap();
     assert_eq!(data.tokens(), [256, 97, 98, 256, 99, 5, 6, 7, 8, 9]);
     assert_eq!((data.documents(), data.skipped()), (5, 1));
     let refused = |name: &str, bytes: &[u8]| {
         fs::write(at(name), bytes).unwrap();
-        Dataset::read(&at(name), &Tokenizer::Bytes, 257).unwrap_err().to_string()
+        Dataset::read(&at(name), Some(&Tokenizer::Bytes), 257).unwrap_err().to_string()
     };
     assert!(refused("bad.jsonl", b"{\"text\": \"a\"}\n{\"txt\": 1}\n").contains("line 2: neither"));
     assert!(refused("odd.u16", &[1]).contains("in the middle of a token"));
-    assert!(refused("large.u32", &[0, 0, 1, 0]).contains("outside the vocabulary of 257"));
+    let large = refused("large.u32", &[1, 0, 0, 0, 0, 0, 1, 0]);
+    assert!(
+        large.contains("large.u32` has token 65536 at position 1, outside the vocabulary of 257"),
+        "{large}"
+    );
     assert!(refused("empty.txt", b"").contains("holds no text"));
-    assert!(Dataset::read(&at("none"), &Tokenizer::Bytes, 257).unwrap_err().to_string().contains("none"));
+    assert!(
+        Dataset::read(&at("none"), Some(&Tokenizer::Bytes), 257).unwrap_err().to_string().contains("none")
+    );
+    fs::write(at("text.txt"), "a").unwrap();
+    let error = Dataset::read(&at("text.txt"), None, 32_000).unwrap_err().to_string();
+    assert!(
+        error.contains("text.txt` is text, and there is no tokenizer for a vocabulary of 32000"),
+        "{error}"
+    );
+    assert_eq!(Dataset::read(&at("c.u16"), None, 32_000).unwrap().tokens(), [7, 8]);
     let short = Dataset::from_documents([vec![1, 2, 3]]);
     let settings = TrainSettings { sequence_tokens: 4, ..TrainSettings::default() };
     assert!(matches!(short.batch(&settings, 0), Err(TrainError::TooLittleData { tokens: 3, needed: 4 })));

@@ -11,6 +11,8 @@
 mod learner;
 mod task;
 
+use std::process::ExitCode;
+
 use clap::Parser;
 use longgen_codegen::analysis::{Cost, Liveness};
 use longgen_codegen::pattern::{IndexSet, Pattern};
@@ -174,16 +176,24 @@ fn spread(scores: &[Vec<Score>], plan: usize, of: fn(&Score) -> f64) -> (f64, St
     (mean, format!("{mean:.0} ({least:.0} to {most:.0}) %"))
 }
 
-fn main() -> Result<(), Failure> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
     let (place, task) = match arguments.device.as_str() {
         "cuda" => (Place::gpu()?, ON_GPU),
         _ => (Place::Cpu, ON_CPU),
     };
     let task = Task { hops: arguments.hops, ..task };
     let seeds = 0..arguments.seeds;
-    let scores =
-        seeds.map(|seed| run_seed(&task, &place, seed, &arguments)).collect::<Result<Vec<_>, _>>()?;
+    let scores = seeds.map(|seed| run_seed(&task, &place, seed, arguments)).collect::<Result<Vec<_>, _>>()?;
     let [_, long, longer] = task.lengths;
     let steps = arguments.long_steps;
     println!(

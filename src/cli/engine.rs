@@ -21,6 +21,8 @@ use super::{CliError, environment, pattern_arg, store};
 
 /// Exit code of a process ended by Ctrl-C, as shells give it.
 const INTERRUPTED: i32 = 130;
+/// More than any machine has cores for; starting many more takes minutes.
+const MOST_THREADS: usize = 1024;
 
 #[derive(Debug, Error)]
 enum EngineError {
@@ -28,6 +30,8 @@ enum EngineError {
     NoModel(PathBuf),
     #[error("Ctrl-C cannot be caught")]
     CtrlC(#[from] ctrlc::Error),
+    #[error("--threads {0} is too many: 1 to {MOST_THREADS}")]
+    TooManyThreads(usize),
     #[error("{0} threads cannot be started")]
     Threads(usize, #[source] rayon::ThreadPoolBuildError),
 }
@@ -180,6 +184,9 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>, CliError> {
 /// Bounds the threads of all computation.
 pub fn set_threads(threads: Option<usize>) -> Result<(), CliError> {
     let Some(threads) = threads else { return Ok(()) };
+    if threads > MOST_THREADS {
+        return Err(CliError::usage(EngineError::TooManyThreads(threads)));
+    }
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build_global()

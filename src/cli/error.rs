@@ -64,11 +64,17 @@ impl From<io::Error> for CliError {
 }
 
 fn chain(error: &dyn Error) -> String {
-    let mut text = format!("error: {error}\n");
+    let mut said = error.to_string();
+    let mut text = format!("error: {said}\n");
     let mut cause = error.source();
     while let Some(error) = cause {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "  because: {error}");
+        let because = error.to_string();
+        // Some messages end with their cause; once is enough.
+        if !said.ends_with(&because) {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "  because: {because}");
+        }
+        said = because;
         cause = error.source();
     }
     text

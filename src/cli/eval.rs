@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use clap::Subcommand;
 use longgen::picture::HeatMap;
@@ -11,6 +12,9 @@ use thiserror::Error;
 
 use super::engine::{self, Loaded, Weights};
 use super::{CliError, drawing, number};
+
+/// What follows the results so far after Ctrl-C.
+const STOPPED: &str = "stopped before the end";
 
 /// Arguments of `lgc eval`.
 #[derive(Debug, clap::Args)]
@@ -84,6 +88,8 @@ struct PerplexityArgs {
 
 #[derive(Debug, Error)]
 enum EvalError {
+    #[error("--window {0} is too short: perplexity needs windows of at least two tokens")]
+    Window(usize),
     #[error("text `{}` cannot be read", .path.display())]
     Text { path: PathBuf, source: std::io::Error },
 }
@@ -134,7 +140,7 @@ fn needle(args: &NeedleArgs, out: &mut dyn Write) -> Result<(), CliError> {
         writeln!(out, "{:>8} {:>5.0}% {found:>7}", cell.length, 100.0 * cell.depth)?;
     }
     if cells.len() < total as usize {
-        writeln!(out, "stopped before the end")?;
+        writeln!(out, "{STOPPED}")?;
     }
     if let Some(picture) = picture {
         picture.write(&heat_map(&needle, &cells).draw()).map_err(CliError::failure)?;
@@ -162,6 +168,9 @@ fn heat_map(needle: &Needle, cells: &[NeedleCell]) -> HeatMap {
 }
 
 fn run_perplexity(args: &PerplexityArgs, out: &mut dyn Write) -> Result<(), CliError> {
+    if args.window < 2 {
+        return Err(CliError::usage(EvalError::Window(args.window)));
+    }
     let text = text(&args.data)?;
     let Loaded { model, weights, tokenizer } = args.model.load()?;
     let tokens = tokenizer.encode(&text).map_err(CliError::failure)?;
@@ -182,5 +191,8 @@ fn run_perplexity(args: &PerplexityArgs, out: &mut dyn Write) -> Result<(), CliE
     bar.finish_and_clear();
     let (loss, perplexity) = (result.loss, result.perplexity());
     writeln!(out, "perplexity {perplexity:.4}, loss {loss:.6} nats over {} tokens", result.targets)?;
+    if stop.load(Ordering::Relaxed) {
+        writeln!(out, "{STOPPED}")?;
+    }
     Ok(())
 }

@@ -43,7 +43,7 @@ pub fn resolve(argument: &str) -> Result<Pattern, CliError> {
     // Pattern texts hold `=`, spaces or parentheses as soon as they are more than one word.
     let is_path_like =
         argument.ends_with(".toml") || argument.contains('/') && !argument.contains(['=', '(']);
-    if is_path_like || path.exists() {
+    if is_path_like || path.is_file() {
         return from_file(path);
     }
     argument.parse().map_err(|error: PatternError| {

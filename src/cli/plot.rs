@@ -22,6 +22,8 @@ pub struct Args {
 
 #[derive(Debug, Error)]
 enum PlotError {
+    #[error("there is no log `{}`", .0.display())]
+    NoLog(PathBuf),
     #[error("`{}` holds no step yet", .0.display())]
     NoSteps(PathBuf),
 }
@@ -38,6 +40,9 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), CliError> {
 
 fn curve(run: &Path) -> Result<Curve, CliError> {
     let log = if run.is_dir() { run.join(LOG_FILE) } else { run.to_path_buf() };
+    if !log.exists() {
+        return Err(CliError::failure(PlotError::NoLog(log)));
+    }
     let steps = read_log(&log).map_err(CliError::failure)?;
     if steps.is_empty() {
         return Err(CliError::failure(PlotError::NoSteps(run.into())));

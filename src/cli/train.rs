@@ -5,7 +5,7 @@ mod pass;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use longgen_runtime::train::TrainError;
+use longgen_runtime::train::{Outcome, TrainError};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -68,18 +68,29 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), CliError> {
     engine::set_threads(args.threads)?;
     let stop = engine::stop_flag()?;
     let Some(recipe) = &args.recipe else {
-        args.pass.train(&args.out, None, args.resume, &args.place, &stop, out)?;
-        return Ok(());
+        let outcome = args.pass.train(&args.out, None, args.resume, &args.place, &stop, out)?;
+        return tell_stop(outcome, "--resume", out);
     };
     let mut before: Option<PathBuf> = None;
     for (n, pass) in read_recipe(recipe)?.pass.iter().enumerate() {
         let directory = args.out.join(pass.name.clone().unwrap_or_else(|| format!("pass-{}", n + 1)));
         let begun = engine::model_directory(&directory).is_ok();
         writeln!(out, "pass {}: {}", n + 1, directory.display())?;
-        if !pass.train(&directory, before.as_deref(), begun, &args.place, &stop, out)? {
-            return Ok(());
+        let outcome = pass.train(&directory, before.as_deref(), begun, &args.place, &stop, out)?;
+        if outcome != Outcome::Finished {
+            return tell_stop(outcome, "the same command", out);
         }
         before = Some(directory);
+    }
+    Ok(())
+}
+
+/// Says where a run stopped, if it did, and what goes on from there.
+fn tell_stop(outcome: Outcome, goes_on: &str, out: &mut dyn Write) -> Result<(), CliError> {
+    match outcome {
+        Outcome::Finished => (),
+        Outcome::Stopped(0) => writeln!(out, "stopped before the first step was done: nothing is saved")?,
+        Outcome::Stopped(step) => writeln!(out, "stopped after step {step}; {goes_on} goes on from there")?,
     }
     Ok(())
 }

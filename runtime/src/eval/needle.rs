@@ -84,11 +84,16 @@ fn prompt(
     let inner = |text: &str| Ok::<_, ModelError>(tokenizer.encode(text)?.split_off(prefix(tokenizer)?));
     let (needle, question) = (inner(&format!("{QUESTION}{number}."))?, inner(QUESTION)?);
     let begin = prefix(tokenizer)?;
-    let rest = length.checked_sub(begin + needle.len() + question.len());
-    let (Some(rest), true) = (rest, filler.len() > begin) else {
-        let least = begin + needle.len() + question.len();
-        return Err(ModelError::batch(format!("a needle needs filler and {least} tokens, found {length}")));
+    if filler.len() <= begin {
+        return Err(ModelError::batch("the filler has no text to hide a number in"));
+    }
+    let least = begin + needle.len() + question.len();
+    let too_short = || {
+        ModelError::batch(format!(
+            "number and question take {least} tokens, a length of {length} is too short"
+        ))
     };
+    let rest = length.checked_sub(least).ok_or_else(too_short)?;
     let before = (rest as f64 * depth.clamp(0.0, 1.0)).round() as usize;
     let mut hay = filler[begin..].iter().copied().cycle();
     let mut tokens = filler[..begin].to_vec();

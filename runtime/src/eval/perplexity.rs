@@ -32,8 +32,10 @@ pub fn perplexity(
     mut loss: impl FnMut(&Batch) -> Result<f64, ModelError>,
     mut progress: impl FnMut(usize),
 ) -> Result<Perplexity, ModelError> {
-    if tokens.len() < 2 || window_tokens < 2 {
-        return Err(ModelError::batch("perplexity needs windows of at least two tokens"));
+    for (what, count) in [("the text", tokens.len()), ("a window", window_tokens)] {
+        if count < 2 {
+            return Err(ModelError::batch(format!("{what} has {count} tokens; perplexity needs at least 2")));
+        }
     }
     let (mut targets, mut sum, mut read) = (0, 0.0, 0);
     for window in tokens.chunks(window_tokens) {

@@ -89,7 +89,7 @@ pub fn generate(
     if let Some(problem) = how.sampling.defect() {
         return Err(ModelError::batch(problem));
     }
-    prompts.iter().try_for_each(|prompt| check_prompt(prompt, how))?;
+    prompts.iter().enumerate().try_for_each(|(n, prompt)| check_prompt(n, prompt, how))?;
     let rooms: Vec<Room> = prompts.iter().map(|prompt| how.room(prompt.len())).collect();
     decoder.open(&rooms)?;
     let mut all: Vec<Active<'_>> = (0..prompts.len()).map(|n| Active::new(tokenizer, n, how)).collect();
@@ -104,13 +104,13 @@ pub fn generate(
     all.into_iter().enumerate().map(finish).collect()
 }
 
-fn check_prompt(prompt: &[u32], how: &Generation) -> Result<(), ModelError> {
+fn check_prompt(n: usize, prompt: &[u32], how: &Generation) -> Result<(), ModelError> {
     if prompt.is_empty() {
-        return Err(ModelError::batch("a prompt has no tokens"));
+        return Err(ModelError::batch(format!("prompt {n} has no tokens")));
     }
-    let asked = prompt.len() + how.new_tokens;
-    if asked > how.max_tokens {
-        return Err(ModelError::TooLong { asked, limit: how.max_tokens });
+    let (tokens, new_tokens, limit) = (prompt.len(), how.new_tokens, how.max_tokens);
+    if tokens + new_tokens > limit {
+        return Err(ModelError::PromptTooLong { prompt: n, tokens, new_tokens, limit });
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 //! there is, and what would fit.
 
 use crate::driver::Device;
-use crate::model::ModelError;
+use crate::model::{ModelError, gib};
 
 /// What is about to be allocated.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,10 +75,6 @@ fn largest(most: usize, fits: impl Fn(usize) -> bool) -> usize {
         if fits(middle) { low = middle } else { high = middle - 1 }
     }
     low
-}
-
-fn gib(bytes: u128) -> String {
-    format!("{:.2} GiB", bytes as f64 / f64::from(1u32 << 30))
 }
 
 #[cfg(test)]

@@ -73,6 +73,15 @@ pub(super) struct Activations {
     mixed: Mixed,
 }
 
+impl Activations {
+    /// Numbers for each token, in the order of the fields.
+    pub fn numbers(config: &LlamaConfig) -> usize {
+        let (c, f) = (config.width, config.hidden);
+        let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        (c + 1 + q + 2 * kv) + (q + config.heads) + (2 * c + 1 + 3 * f)
+    }
+}
+
 impl Context<'_> {
     fn product(&self, inputs: usize, outputs: usize) -> LinearShape {
         LinearShape { tokens: self.tokens, inputs, outputs }

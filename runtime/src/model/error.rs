@@ -53,8 +53,10 @@ pub enum ModelError {
         tensor: String,
     },
     /// A tensor the configuration asks for that no file holds.
-    #[error("tensor `{name}` of shape {shape:?} is in none of the files")]
+    #[error("`{}`: tensor `{name}` of shape {shape:?} is in none of the files", directory.display())]
     MissingTensor {
+        /// Where the files are.
+        directory: PathBuf,
         /// The tensor.
         name: String,
         /// The shape that the configuration implies.
@@ -62,15 +64,20 @@ pub enum ModelError {
     },
     /// A tensor that a Llama model has no use for: the checkpoint is of another architecture.
     #[error(
-        "tensor `{name}` does not belong to a Llama model: biases and other architectures are not supported"
+        "`{}`: tensor `{name}` does not belong to a Llama model: biases and other architectures are not supported",
+        path.display()
     )]
     UnexpectedTensor {
+        /// The file.
+        path: PathBuf,
         /// The tensor.
         name: String,
     },
     /// A tensor of another shape than the configuration implies.
-    #[error("tensor `{name}` has shape {found:?}, but the configuration implies {expected:?}")]
+    #[error("`{}`: tensor `{name}` has shape {found:?}, but the configuration implies {expected:?}", path.display())]
     TensorShape {
+        /// The file.
+        path: PathBuf,
         /// The tensor.
         name: String,
         /// Its shape.
@@ -79,8 +86,10 @@ pub enum ModelError {
         expected: Vec<usize>,
     },
     /// A tensor that holds no f32, bf16 or fp16 numbers.
-    #[error("tensor `{name}` holds {found}; f32, bf16 and fp16 are supported")]
+    #[error("`{}`: tensor `{name}` holds {found}; f32, bf16 and fp16 are supported", path.display())]
     TensorType {
+        /// The file.
+        path: PathBuf,
         /// The tensor.
         name: String,
         /// Its type.
@@ -106,8 +115,10 @@ pub enum ModelError {
         problem: String,
     },
     /// A tokenizer that knows more tokens than the model.
-    #[error("the tokenizer has {tokenizer} tokens, the model only {model}: they do not belong together")]
+    #[error("`{}` has {tokenizer} tokens, the model only {model}: they do not belong together", path.display())]
     Vocabulary {
+        /// The tokenizer.
+        path: PathBuf,
         /// Tokens of the tokenizer.
         tokenizer: usize,
         /// Rows of the embedding.
@@ -129,6 +140,21 @@ pub enum ModelError {
         /// What is wrong, in words.
         problem: String,
     },
+    /// A prompt that with its new tokens is longer than a sequence may be.
+    #[error(
+        "prompt {prompt} has {tokens} tokens: with {new_tokens} new ones they do not fit the longest sequence, {limit} \
+         (`max_position_embeddings`, unless --max-tokens says otherwise)"
+    )]
+    PromptTooLong {
+        /// Which prompt, from 0.
+        prompt: usize,
+        /// Its tokens.
+        tokens: usize,
+        /// Tokens to add.
+        new_tokens: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// More tokens than the cache was made for.
     #[error("{asked} tokens do not fit: the longest sequence was set to {limit}")]
     TooLong {
@@ -138,12 +164,14 @@ pub enum ModelError {
         limit: usize,
     },
     /// More memory than the machine grants.
-    #[error("{what} would take {bytes} bytes, more than this machine grants")]
+    #[error("{what} would take {needed}; {limit}")]
     Memory {
         /// What it is for.
         what: &'static str,
         /// How much.
-        bytes: u128,
+        needed: String,
+        /// What there is, in words.
+        limit: String,
     },
     /// More memory than the device has free.
     #[error("{what} needs {needed} of device memory, {free} are free{fits}")]

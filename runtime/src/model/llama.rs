@@ -101,6 +101,17 @@ impl Llama {
         layers * (2 * c * heads * d + 2 * c * kv_heads * d + 3 * c * f) + vocabulary * c
     }
 
+    /// Bytes of gradients and activations in [`Llama::loss_and_gradients`] of so many tokens.
+    pub fn gradient_bytes(&self, tokens: u128, recompute: Recompute) -> u128 {
+        let LlamaConfig { layers, width, hidden, .. } = self.config;
+        let kept = if recompute == Recompute::Nothing { layers } else { 1 };
+        // The inputs of all layers, the last output, its norm, and the gradients of both.
+        let stream = (layers + 4) * width;
+        // The way back takes most in an MLP: the gradients of its product and of its norm's output.
+        let of_token = stream + kept * Activations::numbers(&self.config) + hidden + width;
+        4 * (self.parameters() as u128 + tokens * of_token as u128)
+    }
+
     /// Logits (T, V) of a batch. Meant for short batches: training never builds them.
     ///
     /// # Errors

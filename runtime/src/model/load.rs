@@ -102,8 +102,9 @@ pub fn read_weights(
             }
             let tensor = file.tensor(name).map_err(|error| damaged(error.to_string()))?;
             let entry = table.entries().iter().find(|entry| entry.name == name);
-            let entry = entry.ok_or_else(|| ModelError::UnexpectedTensor { name: name.into() })?;
-            put(entry, stored_values(entry, &tensor)?)?;
+            let entry = entry
+                .ok_or_else(|| ModelError::UnexpectedTensor { path: path.clone(), name: name.into() })?;
+            put(entry, stored_values(&path, entry, &tensor)?)?;
             wanted.remove(name);
             done += entry.range().len();
             progress(done, table.len());
@@ -112,7 +113,8 @@ pub fn read_weights(
     match wanted.into_values().next() {
         None => Ok(()),
         Some(entry) => {
-            Err(ModelError::MissingTensor { name: entry.name.clone(), shape: entry.shape.clone() })
+            let (name, shape) = (entry.name.clone(), entry.shape.clone());
+            Err(ModelError::MissingTensor { directory: directory.into(), name, shape })
         }
     }
 }
@@ -135,12 +137,14 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>, ModelError> {
     let text = std::fs::read_to_string(&index).map_err(ModelError::io(&index))?;
     let json: serde_json::Value = serde_json::from_str(&text)
         .map_err(|error| ModelError::Config { path: index.clone(), problem: error.to_string() })?;
-    let no_map = || ModelError::Config { path: index.clone(), problem: "`weight_map` is missing".into() };
-    let weight_map = json.get("weight_map").and_then(|map| map.as_object()).ok_or_else(no_map)?;
+    let wrong = |problem: String| ModelError::Config { path: index.clone(), problem };
+    let weight_map = json.get("weight_map").and_then(|map| map.as_object());
+    let weight_map = weight_map.ok_or_else(|| wrong("`weight_map` is missing".into()))?;
     let mut shards: BTreeMap<PathBuf, &str> = BTreeMap::new();
     for (tensor, file) in weight_map {
         // A shard lies beside its index; a path that leads elsewhere is damage or mischief.
-        let name = file.as_str().map(Path::new).and_then(Path::file_name).ok_or_else(no_map)?;
+        let name = file.as_str().map(Path::new).and_then(Path::file_name);
+        let name = name.ok_or_else(|| wrong(format!("`weight_map` has no file for tensor `{tensor}`")))?;
         shards.entry(directory.join(name)).or_insert(tensor);
     }
     for (path, tensor) in &shards {
@@ -152,11 +156,15 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>, ModelError> {
 }
 
 /// The numbers of a tensor, if it is what the table expects.
-fn stored_values<'a>(entry: &ParamEntry, tensor: &TensorView<'a>) -> Result<StoredValues<'a>, ModelError> {
-    let name = entry.name.clone();
+fn stored_values<'a>(
+    path: &Path,
+    entry: &ParamEntry,
+    tensor: &TensorView<'a>,
+) -> Result<StoredValues<'a>, ModelError> {
+    let (path, name) = (path.to_path_buf(), entry.name.clone());
     if tensor.shape() != entry.shape {
         let (found, expected) = (tensor.shape().to_vec(), entry.shape.clone());
-        return Err(ModelError::TensorShape { name, found, expected });
+        return Err(ModelError::TensorShape { path, name, found, expected });
     }
     let (pairs, _) = tensor.data().as_chunks::<2>();
     let (quads, _) = tensor.data().as_chunks::<4>();
@@ -164,6 +172,6 @@ fn stored_values<'a>(entry: &ParamEntry, tensor: &TensorView<'a>) -> Result<Stor
         Dtype::F32 => Ok(StoredValues::F32(quads)),
         Dtype::BF16 => Ok(StoredValues::Bf16(pairs)),
         Dtype::F16 => Ok(StoredValues::F16(pairs)),
-        other => Err(ModelError::TensorType { name, found: format!("{other:?}") }),
+        other => Err(ModelError::TensorType { path, name, found: format!("{other:?}") }),
     }
 }

@@ -27,7 +27,7 @@ pub use error::ModelError;
 pub use kv_cache::KvCache;
 pub use llama::{Llama, Recompute};
 pub use load::{SINGLE_FILE, StoredValues, load_weights, read_weights};
-pub(crate) use memory::check_memory;
+pub(crate) use memory::{check_memory, gib};
 pub use params::{Layer, ParamEntry, ParamTable, Params};
 pub use rope_scaling::{Rope, RopeScaling};
 pub(crate) use save::sync;

@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::LlamaConfig;
+use super::{LlamaConfig, ModelError, check_memory};
 
 /// One tensor of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,6 +163,15 @@ impl Params {
             }
         }
         params
+    }
+
+    /// [`Params::random`], if the machine has the memory.
+    ///
+    /// # Errors
+    /// [`ModelError::Memory`].
+    pub fn try_random(config: &LlamaConfig, seed: u64) -> Result<Params, ModelError> {
+        check_memory("the weights", 4 * ParamTable::new(config).len() as u128)?;
+        Ok(Params::random(config, seed))
     }
 
     /// The table.

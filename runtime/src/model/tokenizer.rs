@@ -28,45 +28,34 @@ impl Tokenizer {
     /// the model has.
     pub fn load(directory: &Path, vocabulary: usize) -> Result<Tokenizer, ModelError> {
         let path = directory.join(TOKENIZER_FILE);
-        let tokenizer = if path.is_file() {
-            Tokenizer::read(&path)?
-        } else if BYTES_VOCABULARY.contains(&vocabulary) {
-            Tokenizer::Bytes
-        } else {
-            return Err(ModelError::NoTokenizer { directory: directory.to_path_buf(), vocabulary });
-        };
-        tokenizer.check(vocabulary)?;
-        Ok(tokenizer)
+        if path.is_file() {
+            return Tokenizer::read(&path, vocabulary);
+        }
+        let directory = directory.to_path_buf();
+        Tokenizer::of_bytes(vocabulary).ok_or(ModelError::NoTokenizer { directory, vocabulary })
     }
 
-    /// A `tokenizer.json`.
+    /// Bytes, if the vocabulary is theirs.
+    pub fn of_bytes(vocabulary: usize) -> Option<Tokenizer> {
+        BYTES_VOCABULARY.contains(&vocabulary).then_some(Tokenizer::Bytes)
+    }
+
+    /// A `tokenizer.json` for a model of this vocabulary.
     ///
     /// # Errors
-    /// A file that cannot be read or parsed.
-    pub fn read(path: &Path) -> Result<Tokenizer, ModelError> {
+    /// A file that cannot be read or parsed, or with tokens that the model does not have.
+    pub fn read(path: &Path, vocabulary: usize) -> Result<Tokenizer, ModelError> {
         let bytes = std::fs::read(path).map_err(ModelError::io(path))?;
         let library = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| ModelError::Tokenizer {
             path: path.to_path_buf(),
             problem: error.to_string(),
         })?;
-        Ok(Tokenizer::Library(Box::new(library)))
-    }
-
-    /// Fails if the tokenizer can yield tokens a model of this vocabulary does not have.
-    ///
-    /// # Errors
-    /// [`ModelError::Vocabulary`].
-    pub fn check(&self, vocabulary: usize) -> Result<(), ModelError> {
-        let tokens = match self {
-            Tokenizer::Bytes => BYTES_SEPARATOR as usize + 1,
-            Tokenizer::Library(library) => {
-                library.get_vocab(true).into_values().max().map_or(0, |largest| largest as usize + 1)
-            }
-        };
+        let tokens = library.get_vocab(true).into_values().max().map_or(0, |largest| largest as usize + 1);
         if tokens > vocabulary {
-            return Err(ModelError::Vocabulary { tokenizer: tokens, model: vocabulary });
+            let path = path.to_path_buf();
+            return Err(ModelError::Vocabulary { path, tokenizer: tokens, model: vocabulary });
         }
-        Ok(())
+        Ok(Tokenizer::Library(Box::new(library)))
     }
 
     /// The tokens of a text, with the ones that begin (and, if the tokenizer says so, end) a document.

@@ -58,7 +58,7 @@ impl Placement {
         match self {
             Placement::Cpu => {
                 let gradients = Params::zeros(weights.table().clone());
-                let recompute = if settings.recompute { Recompute::Layers } else { Recompute::Nothing };
+                let recompute = settings.kept();
                 Ok(Box::new(CpuBackend { model, weights, gradients, optimizer, recompute }))
             }
             Placement::Gpu(on_device) => Ok(Box::new(GpuBackend::new(*on_device, settings, optimizer)?)),

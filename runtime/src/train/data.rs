@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::model::{Batch, ModelError, Tokenizer};
+use crate::model::{Batch, Tokenizer};
 use crate::problem::Sequences;
 use crate::random::Random;
 
@@ -28,16 +28,28 @@ impl Dataset {
     /// - `.u16`, `.u32`: tokens as little-endian integers, one document per file;
     /// - anything else that is UTF-8: text, one document per file. Other files are counted and skipped.
     ///
+    /// Without a tokenizer only tokens can be read.
+    ///
     /// # Errors
-    /// Files that cannot be read, lines that are no documents, tokens the model does not have, no token at all.
-    pub fn read(path: &Path, tokenizer: &Tokenizer, vocabulary: usize) -> Result<Dataset, TrainError> {
+    /// Files that cannot be read, lines that are no documents, text without a tokenizer, tokens the model does not have, no token at
+    /// all.
+    pub fn read(
+        path: &Path,
+        tokenizer: Option<&Tokenizer>,
+        vocabulary: usize,
+    ) -> Result<Dataset, TrainError> {
         let mut dataset = Dataset { tokens: Vec::new(), starts: Vec::new(), skipped: 0 };
         for file in files(path)? {
-            dataset.add_file(&file, tokenizer)?;
-        }
-        if let Some(index) = dataset.tokens.iter().position(|&token| token as usize >= vocabulary) {
-            let token = dataset.tokens[index];
-            return Err(ModelError::Token { token, index, vocabulary }.into());
+            let first = dataset.tokens.len();
+            let encode = |text: &str| encode(text, tokenizer, vocabulary);
+            dataset.add_file(&file, &encode)?;
+            let added = &dataset.tokens[first..];
+            if let Some(index) = added.iter().position(|&token| token as usize >= vocabulary) {
+                let token = added[index];
+                let problem =
+                    format!("has token {token} at position {index}, outside the vocabulary of {vocabulary}");
+                return Err(TrainError::data(&file, problem));
+            }
         }
         if dataset.tokens.is_empty() {
             return Err(TrainError::data(path, "holds no text and no tokens"));
@@ -132,13 +144,13 @@ impl Dataset {
         }
     }
 
-    fn add_file(&mut self, path: &Path, tokenizer: &Tokenizer) -> Result<(), TrainError> {
+    fn add_file(&mut self, path: &Path, encode: &Encode<'_>) -> Result<(), TrainError> {
         let bytes = fs::read(path).map_err(TrainError::io(path))?;
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("jsonl") => {
                 let text = String::from_utf8(bytes).map_err(|_| TrainError::data(path, "is not UTF-8"))?;
                 for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-                    let document = json_document(line, tokenizer).map_err(|problem| {
+                    let document = json_document(line, encode).map_err(|problem| {
                         TrainError::data(path, format!("line {}: {problem}", number + 1))
                     })?;
                     self.add(&document);
@@ -153,7 +165,9 @@ impl Dataset {
                 self.add(&whole(path, rest, quads.iter().map(|&b| u32::from_le_bytes(b)).collect())?);
             }
             _ => match String::from_utf8(bytes) {
-                Ok(text) if !text.is_empty() => self.add(&tokenizer.encode(&text)?),
+                Ok(text) if !text.is_empty() => {
+                    self.add(&encode(&text).map_err(|problem| TrainError::data(path, problem))?);
+                }
                 Ok(_) => (),
                 Err(_) => self.skipped += 1,
             },
@@ -162,14 +176,27 @@ impl Dataset {
     }
 }
 
+/// A text's tokens, or in words why it has none.
+type Encode<'a> = dyn Fn(&str) -> Result<Vec<u32>, String> + 'a;
+
+fn encode(text: &str, tokenizer: Option<&Tokenizer>, vocabulary: usize) -> Result<Vec<u32>, String> {
+    let tokenizer = tokenizer.ok_or_else(|| {
+        format!(
+            "is text, and there is no tokenizer for a vocabulary of {vocabulary} (257 to 260 would be bytes): give a \
+             tokenizer.json, or tokens (.u16, .u32, .jsonl)"
+        )
+    })?;
+    tokenizer.encode(text).map_err(|error| error.to_string())
+}
+
 fn whole(path: &Path, rest: &[u8], tokens: Vec<u32>) -> Result<Vec<u32>, TrainError> {
     if rest.is_empty() { Ok(tokens) } else { Err(TrainError::data(path, "ends in the middle of a token")) }
 }
 
-fn json_document(line: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>, String> {
+fn json_document(line: &str, encode: &Encode<'_>) -> Result<Vec<u32>, String> {
     let value: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
     if let Some(text) = value.get("text").and_then(Value::as_str) {
-        return tokenizer.encode(text).map_err(|error| error.to_string());
+        return encode(text);
     }
     let tokens = value.get("tokens").or(value.get("input_ids")).and_then(Value::as_array);
     let token = |value: &Value| value.as_u64().and_then(|token| u32::try_from(token).ok());

@@ -26,7 +26,7 @@ pub enum TrainError {
         problem: String,
     },
     /// Less data than one sequence.
-    #[error("the data has {tokens} tokens, fewer than one sequence of {needed}")]
+    #[error("the data has {tokens} tokens, fewer than one sequence (`sequence_tokens`) of {needed}")]
     TooLittleData {
         /// Tokens there are.
         tokens: usize,
@@ -60,7 +60,7 @@ pub enum TrainError {
         directory: PathBuf,
     },
     /// A run that is to be resumed with something else than it was started with.
-    #[error("the run in `{}` was started with another {what}: it cannot be resumed with this one", directory.display())]
+    #[error("the run in `{}` was started with {what}: it cannot be resumed with this", directory.display())]
     Changed {
         /// The directory.
         directory: PathBuf,
@@ -74,6 +74,16 @@ pub enum TrainError {
         path: PathBuf,
         /// What is wrong, in words.
         problem: String,
+    },
+    /// A checkpoint without which the run must not end.
+    #[error("the checkpoint of step {step} cannot be saved; {kept}")]
+    NotSaved {
+        /// The step.
+        step: u64,
+        /// What is left, in words.
+        kept: String,
+        /// What went wrong.
+        source: Box<TrainError>,
     },
     /// A loss or a gradient that is not a number: nothing was updated.
     #[error("step {step}: the loss is {loss} and `{tensor}` is not finite; {kept}")]

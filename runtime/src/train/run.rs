@@ -80,11 +80,10 @@ impl RunDirectory {
     /// A log that cannot be read or written.
     pub fn log_after(&self, step: u64) -> Result<Log, TrainError> {
         let path = self.path.join(LOG_FILE);
-        let kept: String = read_log(&path)?
-            .into_iter()
-            .filter(|report| report.step <= step)
-            .map(|report| line(&report))
-            .collect();
+        // As they stand: a number that is read and written again may differ in its last digit.
+        let text = read_text(&path)?;
+        let lines = text.split_inclusive('\n').zip(parse_log(&path, &text)?);
+        let kept: String = lines.filter(|(_, report)| report.step <= step).map(|(line, _)| line).collect();
         let partial = self.path.join(format!(".{LOG_FILE}"));
         fs::write(&partial, kept).map_err(TrainError::io(&partial))?;
         fs::rename(&partial, &path).map_err(TrainError::io(&path))?;
@@ -120,10 +119,19 @@ impl Log {
 /// # Errors
 /// A log that cannot be read.
 pub fn read_log(path: &Path) -> Result<Vec<StepReport>, TrainError> {
-    let text = match fs::read_to_string(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        text => text.map_err(TrainError::io(path))?,
-    };
+    parse_log(path, &read_text(path)?)
+}
+
+/// The text of a log; empty if there is none.
+fn read_text(path: &Path) -> Result<String, TrainError> {
+    match fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        text => text.map_err(TrainError::io(path)),
+    }
+}
+
+/// A step for each whole line.
+fn parse_log(path: &Path, text: &str) -> Result<Vec<StepReport>, TrainError> {
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     let parse = |(number, line): (usize, &str)| {
         serde_json::from_str(line)

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::Recompute;
+
 use super::OptimizerConfig;
 
 /// The settings of a run. A resumed run must have the same ones, or its losses would not be those of an unbroken run.
@@ -60,6 +62,11 @@ impl TrainSettings {
         let progress = ((step - self.warmup_steps) as f64 / left).min(1.0);
         let (high, low) = (f64::from(self.learning_rate), f64::from(self.min_learning_rate));
         (low + (high - low) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())) as f32
+    }
+
+    /// What the backward pass keeps.
+    pub(super) fn kept(&self) -> Recompute {
+        if self.recompute { Recompute::Layers } else { Recompute::Nothing }
     }
 
     /// Tokens that one update reads.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use longgen_codegen::analysis::Cost;
+use serde_json::Value;
 
 use crate::model::{Batch, Llama, Params, check_memory};
 
@@ -106,14 +107,14 @@ impl<'a> Trainer<'a> {
         };
         let state = load_state(&checkpoint)?;
         let changed = |what: String| TrainError::Changed { directory: path.clone(), what };
-        if let Some(name) = first_difference(&state.settings, &settings) {
-            return Err(changed(format!("`{name}`")));
+        if let Some(difference) = first_difference(&state.settings, &settings) {
+            return Err(changed(difference));
         }
         if state.data != data.fingerprint() {
-            return Err(changed("data".into()));
+            return Err(changed("other data".into()));
         }
         if state.pattern != files.pattern {
-            return Err(changed("pattern".into()));
+            return Err(changed("another pattern".into()));
         }
         let (weights, optimizer) = load(&checkpoint, model.config(), &state)?;
         Trainer::with(model, data, files, directory, state, (weights, optimizer, on))
@@ -127,8 +128,8 @@ impl<'a> Trainer<'a> {
         state: TrainState,
         (weights, optimizer, on): (Params, Optimizer, Placement),
     ) -> Result<Trainer<'a>, TrainError> {
+        check_memory("gradients and activations of a step", step_bytes(model, &state.settings, &on))?;
         data.batch(&state.settings, 0)?;
-        check_memory("the gradients", 4 * weights.data().len() as u128)?;
         let backend = on.place(model, &state.settings, weights, optimizer)?;
         let log = directory.log_after(state.step)?;
         let attention_flops = HashMap::new();
@@ -163,7 +164,7 @@ impl<'a> Trainer<'a> {
         while self.state.step < self.state.settings.steps {
             let Some(report) = self.advance(stop)? else {
                 if saved_at != self.state.step {
-                    tell(Event::Saved(self.save(saving)?));
+                    tell(Event::Saved(self.save(saving).map_err(|error| self.not_saved(error))?));
                 }
                 return Ok(Outcome::Stopped(self.state.step));
             };
@@ -178,7 +179,7 @@ impl<'a> Trainer<'a> {
                         saved_at = self.state.step;
                         tell(Event::Saved(path));
                     }
-                    Err(error) if last => return Err(error),
+                    Err(error) if last => return Err(self.not_saved(error)),
                     Err(error) => tell(Event::NotWritten(error)),
                 }
             }
@@ -247,6 +248,10 @@ impl<'a> Trainer<'a> {
         })
     }
 
+    fn not_saved(&self, source: TrainError) -> TrainError {
+        TrainError::NotSaved { step: self.state.step, kept: self.kept(), source: Box::new(source) }
+    }
+
     /// What is left of a run that cannot go on, in words.
     fn kept(&self) -> String {
         match self.directory.latest() {
@@ -268,6 +273,17 @@ impl<'a> Trainer<'a> {
     }
 }
 
+/// Host memory of a step beside weights and optimiser.
+fn step_bytes(model: &Llama, settings: &TrainSettings, on: &Placement) -> u128 {
+    let tokens = settings.sequence_tokens as u128 * settings.batch_sequences as u128;
+    // A token, its target and its position, of all micro-batches.
+    let batches = 16 * tokens * settings.accumulate as u128;
+    match on {
+        Placement::Cpu => batches + model.gradient_bytes(tokens, settings.kept()),
+        Placement::Gpu(_) => batches,
+    }
+}
+
 fn attention_flops(model: &Llama, tokens: u32) -> Option<f64> {
     let config = model.config();
     let (heads, kv_heads, d) = (config.heads as u32, config.kv_heads as u32, config.head_dim as u32);
@@ -278,10 +294,16 @@ fn attention_flops(model: &Llama, tokens: u32) -> Option<f64> {
     (0..config.layers).map(of_layer).sum()
 }
 
-/// The name of the first setting in which two runs differ.
-fn first_difference(a: &TrainSettings, b: &TrainSettings) -> Option<String> {
-    let json = |settings: &TrainSettings| serde_json::to_value(settings).unwrap_or_default();
-    let (a, b) = (json(a), json(b));
-    let names = a.as_object()?.keys();
-    names.into_iter().find(|name| a.get(*name) != b.get(*name)).cloned()
+/// The first setting in which a run and its continuation differ, in words.
+fn first_difference(begun: &TrainSettings, now: &TrainSettings) -> Option<String> {
+    // Through text: there a number of single precision has the digits that a person gave it.
+    let json =
+        |settings| serde_json::to_string(settings).ok().and_then(|text| serde_json::from_str(&text).ok());
+    difference(&json(begun)?, &json(now)?)
+}
+
+fn difference(begun: &Value, now: &Value) -> Option<String> {
+    let (name, begun) = begun.as_object()?.iter().find(|(name, value)| now.get(*name) != Some(*value))?;
+    let now = now.get(name)?;
+    difference(begun, now).or_else(|| Some(format!("`{name}` = {begun}, not {now}")))
 }

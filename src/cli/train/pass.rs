@@ -131,7 +131,7 @@ impl Pass {
         }
     }
 
-    /// Trains into `directory`, from the model `before` unless the pass names another; false if it was stopped.
+    /// Trains into `directory`, from the model `before` unless the pass names another.
     pub fn train(
         &self,
         directory: &Path,
@@ -140,7 +140,7 @@ impl Pass {
         place: &engine::Place,
         stop: &AtomicBool,
         out: &mut dyn Write,
-    ) -> Result<bool, CliError> {
+    ) -> Result<Outcome, CliError> {
         let mut settings = self.settings();
         if place.device == DeviceArg::Cuda && self.weights.is_none() {
             settings.optimizer.weights = DType::Bf16;
@@ -154,7 +154,7 @@ impl Pass {
         let toml = pattern.to_toml();
         let model = Llama::new(config, &pattern).map_err(CliError::failure)?;
         let (tokenizer, tokenizer_file) = self.tokenizer(&origin, model.config().vocabulary)?;
-        let dataset = Dataset::read(data, &tokenizer, model.config().vocabulary).map_err(failed)?;
+        let dataset = Dataset::read(data, tokenizer.as_ref(), model.config().vocabulary).map_err(failed)?;
         let files =
             ModelFiles { config: model.config(), pattern: &toml, tokenizer: tokenizer_file.as_deref() };
         let run = RunDirectory::open(directory).map_err(failed)?;
@@ -167,7 +167,10 @@ impl Pass {
         } else {
             let weights = match &origin {
                 Origin::Model(path) => engine::weights(path, model.config())?,
-                Origin::Init(_) => Params::random(model.config(), settings.seed),
+                Origin::Init(_) => {
+                    let weights = Params::try_random(model.config(), settings.seed);
+                    weights.map_err(CliError::failure)?
+                }
             };
             Trainer::start(&model, &dataset, files, run, settings, weights, on)
         };
@@ -242,23 +245,21 @@ impl Pass {
         Ok((config, pattern))
     }
 
+    /// The tokenizer and its file; none where data must be tokens already.
     fn tokenizer(
         &self,
         origin: &Origin,
         vocabulary: usize,
-    ) -> Result<(Tokenizer, Option<PathBuf>), CliError> {
+    ) -> Result<(Option<Tokenizer>, Option<PathBuf>), CliError> {
         let file = match (&self.tokenizer, origin) {
             (Some(file), _) => Some(file.clone()),
             (None, Origin::Model(path)) => Some(path.join(TOKENIZER_FILE)).filter(|file| file.is_file()),
             (None, Origin::Init(_)) => None,
         };
-        let tokenizer = match (&file, origin) {
-            (Some(file), _) => Tokenizer::read(file),
-            (None, Origin::Model(path)) => Tokenizer::load(path, vocabulary),
-            (None, Origin::Init(_)) => Ok(Tokenizer::Bytes),
+        let tokenizer = match &file {
+            Some(file) => Some(Tokenizer::read(file, vocabulary).map_err(CliError::failure)?),
+            None => Tokenizer::of_bytes(vocabulary),
         };
-        let tokenizer = tokenizer.map_err(CliError::failure)?;
-        tokenizer.check(vocabulary).map_err(CliError::failure)?;
         Ok((tokenizer, file))
     }
 
@@ -267,7 +268,7 @@ impl Pass {
         trainer: &mut Trainer<'_>,
         stop: &AtomicBool,
         out: &mut dyn Write,
-    ) -> Result<bool, CliError> {
+    ) -> Result<Outcome, CliError> {
         let steps = self.settings().steps;
         let bar = engine::progress(steps, "{bar:30} step {pos}/{len} {msg} [{elapsed}, {eta} left]");
         bar.set_position(trainer.step());
@@ -286,13 +287,7 @@ impl Pass {
             }
         });
         bar.finish_and_clear();
-        match outcome.map_err(failed)? {
-            Outcome::Finished => Ok(true),
-            Outcome::Stopped(step) => {
-                writeln!(out, "stopped after step {step}; --resume goes on from there")?;
-                Ok(false)
-            }
-        }
+        outcome.map_err(failed)
     }
 }
 
