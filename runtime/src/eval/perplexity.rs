@@ -21,7 +21,8 @@ impl Perplexity {
 }
 
 /// Loss of consecutive windows of at most `window_tokens` tokens, each read without the ones before it. `progress` gets the
-/// tokens read so far; `loss` is the sum of a batch's losses, such as [`crate::model::Llama::loss`]. Setting `stop` ends after a window, with the result so far.
+/// tokens read so far; `loss` is the sum of a batch's losses, such as [`crate::model::Llama::loss`]. Setting `stop` ends after a
+/// window, with the result so far.
 ///
 /// # Errors
 /// Fewer than two tokens, or tokens outside the vocabulary.
