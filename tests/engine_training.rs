@@ -219,6 +219,20 @@ fn a_last_checkpoint_that_cannot_be_written_is_an_error_that_says_what_is_left()
 }
 
 #[test]
+fn a_damaged_checkpoint_is_refused_by_the_name_of_its_file() {
+    for name in ["optimizer.safetensors", "training.json", "model.safetensors"] {
+        let setting = Setting::new();
+        let directory = tempfile::tempdir().unwrap();
+        run_until(&mut setting.start(directory.path()).unwrap(), 2);
+        let file = directory.path().join("step-00000002").join(name);
+        let whole = fs::read(&file).unwrap();
+        fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+        let error = setting.resume(directory.path()).unwrap_err().to_string();
+        assert!(error.contains(name), "{error}");
+    }
+}
+
+#[test]
 fn more_memory_than_there_is_is_refused_before_it_is_taken() {
     let mut setting = Setting::new();
     setting.settings.batch_sequences = 1 << 40;

@@ -158,7 +158,7 @@ pub fn load_state(path: &Path) -> Result<TrainState, TrainError> {
     let file = path.join(STATE_FILE);
     let text = fs::read_to_string(&file).map_err(TrainError::io(&file))?;
     serde_json::from_str(&text)
-        .map_err(|error| TrainError::Checkpoint { path: path.into(), problem: error.to_string() })
+        .map_err(|error| TrainError::Checkpoint { path: file, problem: error.to_string() })
 }
 
 /// Reads weights and optimiser of a checkpoint.
@@ -174,7 +174,7 @@ pub fn load(
     let mut optimizer = Optimizer::new(state.settings.optimizer, &weights);
     let file = path.join(OPTIMIZER_FILE);
     let bytes = fs::read(&file).map_err(TrainError::io(&file))?;
-    let damaged = |problem: String| TrainError::Checkpoint { path: path.into(), problem };
+    let damaged = |problem: String| TrainError::Checkpoint { path: file.clone(), problem };
     let stored = SafeTensors::deserialize(&bytes).map_err(|error| damaged(error.to_string()))?;
     let Optimizer { masters, mean, square, .. } = &mut optimizer;
     for (prefix, params) in [("master.", masters), ("mean.", mean), ("square.", square)] {
@@ -184,7 +184,7 @@ pub fn load(
             let (values, _) = tensor.data().as_chunks::<4>();
             let target = &mut params.data_mut()[entry.range()];
             if tensor.dtype() != safetensors::Dtype::F32 || values.len() != target.len() {
-                return Err(damaged(format!("`{name}` in `{OPTIMIZER_FILE}` does not fit the model")));
+                return Err(damaged(format!("`{name}` does not fit the model")));
             }
             target.iter_mut().zip(values).for_each(|(t, &b)| *t = f32::from_le_bytes(b));
         }

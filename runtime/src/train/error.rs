@@ -67,10 +67,10 @@ pub enum TrainError {
         /// What differs.
         what: String,
     },
-    /// A checkpoint whose files do not fit together.
+    /// A file of a checkpoint that is damaged or does not fit the others.
     #[error("checkpoint `{}`: {problem}", path.display())]
     Checkpoint {
-        /// The checkpoint.
+        /// The file.
         path: PathBuf,
         /// What is wrong, in words.
         problem: String,
