@@ -4,6 +4,7 @@ use std::mem::offset_of;
 
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Type, Value, types};
+use cranelift_frontend::Variable;
 
 use super::abi::{Item, LANES};
 use super::emit::{Declared, Emit, Unit};
@@ -24,12 +25,23 @@ const FLAGS: MemFlagsData = MemFlagsData::trusted();
 const MASK_PARAMS: [Type; 5] = [types::I64; 5];
 const LANE_BYTES: i64 = 4;
 
-/// Hides the pairs with `j > i`.
+/// Hides the pairs with `j > i`: from the first row on of which a quad's first lane sees nothing, or up to the first row of
+/// which its last lane sees something. Those rows come later and later, since indices ascend.
 pub(super) fn define_edge(unit: &mut Unit, lanes: Lanes) -> Declared {
     unit.define("mask_edge", &MASK_PARAMS, &[], |e, args| {
+        let part = Part::new(e, args);
+        let zero = e.int(0);
+        let turn = e.variable(zero);
         each_quad(
             e,
-            args,
+            &part,
+            |e, lane| match lanes {
+                Lanes::Queries => (rows_below(e, &part, turn, lane, IntCC::SignedLessThanOrEqual), part.rows),
+                Lanes::Keys => {
+                    let last = e.b.ins().iadd_imm_s(lane, 3);
+                    (zero, rows_below(e, &part, turn, last, IntCC::SignedLessThan))
+                }
+            },
             |_, lane_index| lane_index,
             |e, row, &lane_index| {
                 let row_index = e.b.ins().splat(types::I32X4, row);
@@ -55,9 +67,12 @@ pub(super) fn define_pairs(unit: &mut Unit, lanes: Lanes, visible: &Program) -> 
         let g = e.field(args[0], offset_of!(Item, g));
         let g = e.b.ins().ireduce(types::I32, g);
         program.borrow_mut().emit(e, Varies::Not, |_| g);
+        let part = Part::new(e, args);
+        let zero = e.int(0);
         each_quad(
             e,
-            args,
+            &part,
+            |_, _| (zero, part.rows),
             |e, lane_index| {
                 program.borrow_mut().emit(e, Varies::Lane, |_| lane_index);
             },
@@ -123,14 +138,40 @@ impl Part {
     }
 }
 
-/// For the indices of every four lanes, `prepare`; then for every row the mask of what stays, and -inf elsewhere.
+/// Moves `turn` on to the first row whose index does not compare thus to that of the lane.
+fn rows_below(e: &mut Emit<'_>, part: &Part, turn: Variable, lane: Value, comparison: IntCC) -> Value {
+    let lane_index = e.index_at(part.lane_index, lane);
+    e.while_loop(
+        |e| {
+            let row = e.get(turn);
+            let inside = e.b.ins().icmp(IntCC::SignedLessThan, row, part.rows);
+            let no = e.b.ins().iconst(types::I8, 0);
+            let below = e.variable(no);
+            e.if_then(inside, |e| {
+                let row_index = e.index_at(part.row_index, row);
+                let is_below = e.b.ins().icmp(comparison, row_index, lane_index);
+                e.set(below, is_below);
+            });
+            e.get(below)
+        },
+        |e| {
+            let row = e.get(turn);
+            let next = e.b.ins().iadd_imm_s(row, 1);
+            e.set(turn, next);
+        },
+    );
+    e.get(turn)
+}
+
+/// For the indices of every four lanes, `prepare`; then for each of the `rows` (first and end) the mask of what stays, and
+/// -inf elsewhere.
 fn each_quad<P>(
     e: &mut Emit<'_>,
-    args: &[Value],
+    part: &Part,
+    rows: impl FnOnce(&mut Emit<'_>, Value) -> (Value, Value),
     prepare: impl FnOnce(&mut Emit<'_>, Value) -> P,
     mask: impl FnOnce(&mut Emit<'_>, Value, &P) -> Value,
 ) {
-    let part = Part::new(e, args);
     let minus = e.b.ins().f32const(f32::NEG_INFINITY);
     let minus = e.b.ins().splat(types::F32X4, minus);
     let minus = reinterpret(e, types::I32X4, minus);
@@ -138,9 +179,13 @@ fn each_quad<P>(
         let at = e.element(part.lane_index, lane, 4);
         let lane_index = e.b.ins().load(types::I32X4, FLAGS, at, 0);
         let prepared = prepare(e, lane_index);
+        let (first, end) = rows(e, lane);
         let column = e.element(part.scores, lane, LANE_BYTES);
-        e.count(part.rows, 1, |e, r| {
-            let at = e.element(part.row_index, r, 4);
+        let column = e.element(column, first, LANES as i64 * LANE_BYTES);
+        let indices = e.element(part.row_index, first, 4);
+        let count = e.b.ins().isub(end, first);
+        e.count(count, 1, |e, r| {
+            let at = e.element(indices, r, 4);
             let row = e.b.ins().load(types::I32, FLAGS, at, 0);
             let mask = mask(e, row, &prepared);
             let at = e.element(column, r, LANES as i64 * LANE_BYTES);
