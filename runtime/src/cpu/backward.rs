@@ -86,10 +86,10 @@ impl Backward<'_> {
             self.attend_queries(scratch, tile, source);
         }
         scratch.factors.fill(self.problem.scale());
-        let (micro, row_of) = (self.attention.micro(), |lane| tile.row(lane));
+        let (micro, rows) = (self.attention.micro(), (tile.lanes(), tile.rows()));
         let out = (scratch.out_a.as_slice(), scratch.factors.as_slice());
         // SAFETY: each row belongs to one tile, each tile to one thread.
-        unsafe { store_lanes(micro, &self.dq, tile.lanes(), row_of, out, &mut scratch.staging) }
+        unsafe { store_lanes(micro, &self.dq, rows, out, &mut scratch.staging) }
     }
 
     fn attend_queries(&self, scratch: &mut Scratch, tile: &QueryTile, source: &Source<'_>) {
@@ -123,10 +123,9 @@ impl Backward<'_> {
         let (micro, lanes) = (self.attention.micro(), tile.lanes());
         for (view, columns) in [(&self.d_o, &mut scratch.lanes_b), (&self.o, &mut scratch.out_a)] {
             let columns = (columns.as_mut(), 1.0);
-            load_lanes(micro, view, lanes, |lane| tile.row(lane), columns, &mut scratch.staging);
+            load_lanes(micro, view, (lanes, tile.rows()), columns, &mut scratch.staging);
         }
-        for (lane, lse2) in scratch.lse2.as_mut()[..lanes].iter_mut().enumerate() {
-            let (token, head) = tile.row(lane);
+        for (lse2, (token, head)) in scratch.lse2.as_mut().iter_mut().zip(tile.rows()) {
             *lse2 = self.lse2[head * total_q + token];
         }
         let depth = scratch.row.len() as i64;
@@ -137,8 +136,7 @@ impl Backward<'_> {
             let strips = tile.lanes().div_ceil(STRIP) as i64;
             (self.attention.micro().lane_dots)(o, d_o, depth, strips, sums.as_mut_ptr());
         }
-        for (lane, sum) in sums[..tile.lanes()].iter_mut().enumerate() {
-            let (token, head) = tile.row(lane);
+        for (sum, (token, head)) in sums.iter_mut().zip(tile.rows()) {
             *sum -= self.d_lse.map_or(0.0, |d_lse| d_lse[head * total_q + token]);
             // SAFETY: each row belongs to one tile, each tile to one thread.
             unsafe { delta.write(head * total_q + token, *sum) }
@@ -156,10 +154,10 @@ impl Backward<'_> {
         let results = [(&self.dk, &scratch.out_a, self.problem.scale()), (&self.dv, &scratch.out_b, 1.0)];
         for (writer, out, factor) in results {
             scratch.factors.fill(factor);
-            let (micro, row_of) = (self.attention.micro(), |lane| tile.row(lane));
+            let (micro, rows) = (self.attention.micro(), (tile.lanes(), tile.rows()));
             let out = (out.as_slice(), scratch.factors.as_slice());
             // SAFETY: each key belongs to one tile, each tile to one thread.
-            unsafe { store_lanes(micro, writer, tile.lanes(), row_of, out, &mut scratch.staging) }
+            unsafe { store_lanes(micro, writer, rows, out, &mut scratch.staging) }
         }
     }
 
@@ -204,7 +202,7 @@ impl Backward<'_> {
         let (k, v) = (&self.inputs.k, &self.inputs.v);
         for (view, columns, factor) in [(k, &mut scratch.lanes_a, factor), (v, &mut scratch.lanes_b, 1.0)] {
             let columns = (columns.as_mut(), factor);
-            load_lanes(micro, view, lanes, |lane| tile.row(lane), columns, &mut scratch.staging);
+            load_lanes(micro, view, (lanes, tile.rows()), columns, &mut scratch.staging);
         }
         for (lane, index) in scratch.lane_index.0.iter_mut().enumerate() {
             *index = if lane < lanes { (tile.keys.0 + lane) as i32 } else { i32::MAX };

@@ -120,8 +120,7 @@ impl Forward<'_> {
     fn finish(&self, scratch: &mut Scratch, tile: &QueryTile) {
         let total_q = self.problem.sequences.total_q();
         let lanes = tile.lanes();
-        for lane in 0..lanes {
-            let (token, head) = tile.row(lane);
+        for (lane, (token, head)) in tile.rows().enumerate() {
             let sink = self.inputs.sink_logit.map_or(f32::NEG_INFINITY, |logit| logit[head]);
             let max = scratch.max.as_slice()[lane];
             let sum = scratch.sum.as_slice()[lane];
@@ -133,7 +132,7 @@ impl Forward<'_> {
         let out = (scratch.out_a.as_slice(), scratch.factors.as_slice());
         let micro = self.attention.micro();
         // SAFETY: as above.
-        unsafe { store_lanes(micro, &self.o, lanes, |lane| tile.row(lane), out, &mut scratch.staging) }
+        unsafe { store_lanes(micro, &self.o, (lanes, tile.rows()), out, &mut scratch.staging) }
     }
 }
 
@@ -173,10 +172,12 @@ pub fn load_queries(
 ) {
     let lanes = tile.lanes();
     let columns = (scratch.lanes_a.as_mut(), factor);
-    load_lanes(micro, q, lanes, |lane| tile.row(lane), columns, &mut scratch.staging);
-    for (lane, index) in scratch.lane_index.0.iter_mut().enumerate() {
-        *index = if lane < lanes { tile.index(lane) as i32 } else { -1 };
+    load_lanes(micro, q, (lanes, tile.rows()), columns, &mut scratch.staging);
+    let (used, spare) = scratch.lane_index.0.split_at_mut(lanes);
+    for (indices, token) in used.chunks_exact_mut(tile.heads).zip(tile.indices().0..) {
+        indices.fill(token as i32);
     }
+    spare.fill(-1);
 }
 
 fn partial(scratch: &mut Scratch, piece: &QueryTile, head_dim: usize) -> Partial {

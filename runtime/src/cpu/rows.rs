@@ -58,13 +58,11 @@ impl Staging {
     }
 }
 
-/// Writes the rows that `row_of` names for `lanes` lanes into a D x LANES tile, times `factor`. The other lanes of the last
-/// strip become 0.
+/// Writes these `lanes` rows into a D x LANES tile, times `factor`. The other lanes of the last strip become 0.
 pub fn load_lanes(
     micro: &MicroKernels,
     view: &TensorView<'_>,
-    lanes: usize,
-    row_of: impl Fn(usize) -> (usize, usize),
+    (lanes, mut names): (usize, impl Iterator<Item = (usize, usize)>),
     (tile, factor): (&mut [f32], f32),
     staging: &mut Staging,
 ) {
@@ -72,33 +70,30 @@ pub fn load_lanes(
     assert_eq!(tile.len(), d * LANES, "a tile of this head dimension");
     staging.spare().fill(0.0);
     for first in (0..lanes).step_by(STRIP) {
-        let rows: [*const f32; STRIP] = std::array::from_fn(|lane| {
-            if first + lane >= lanes {
-                return staging.spare().as_ptr();
-            }
-            let (token, head) = row_of(first + lane);
-            if let Elements::F32(x) = view.elements() {
+        let mut rows: [*const f32; STRIP] = [staging.spare().as_ptr(); STRIP];
+        for (lane, (row, (token, head))) in rows.iter_mut().zip(names.by_ref()).enumerate() {
+            *row = if let Elements::F32(x) = view.elements() {
                 let start = token * view.token_stride() + head * view.head_stride();
-                return x[start..start + d].as_ptr();
-            }
-            read_row(view, token, head, staging.lane(lane));
-            staging.lane(lane).as_ptr()
-        });
+                x[start..start + d].as_ptr()
+            } else {
+                read_row(view, token, head, staging.lane(lane));
+                staging.lane(lane).as_ptr()
+            };
+        }
         // SAFETY: each pointer leads to D elements of the tensor or of the staging memory, which nobody writes meanwhile;
         // the strip lies within the tile. The instruction set was found on this machine.
         unsafe { (micro.rows_to_lanes)(&rows, d as i64, tile.as_mut_ptr().add(first), factor) }
     }
 }
 
-/// Writes `lanes` lanes of a D x LANES tile, each times its factor, to the tensor rows that `row_of` names.
+/// Writes `lanes` lanes of a D x LANES tile, each times its factor, to these rows of a tensor.
 ///
 /// # Safety
 /// As [`RowWriter::write`].
 pub unsafe fn store_lanes(
     micro: &MicroKernels,
     writer: &RowWriter<'_>,
-    lanes: usize,
-    row_of: impl Fn(usize) -> (usize, usize),
+    (lanes, mut names): (usize, impl Iterator<Item = (usize, usize)> + Clone),
     (tile, factors): (&[f32], &[f32]),
     staging: &mut Staging,
 ) {
@@ -106,29 +101,25 @@ pub unsafe fn store_lanes(
     assert_eq!(tile.len(), d * LANES, "a tile of this head dimension");
     for (strip, factors) in factors.as_chunks::<STRIP>().0.iter().enumerate() {
         let first = strip * STRIP;
-        let used = lanes.saturating_sub(first).min(STRIP);
-        if used == 0 {
+        if first >= lanes {
             return;
         }
         let mut in_place = true;
-        let rows: [*mut f32; STRIP] = std::array::from_fn(|lane| {
-            if lane >= used {
-                return staging.spare().as_mut_ptr();
-            }
-            let (token, head) = row_of(first + lane);
-            writer.f32_row(token, head, d).unwrap_or_else(|| {
+        let mut rows: [*mut f32; STRIP] = [staging.spare().as_mut_ptr(); STRIP];
+        let again = names.clone();
+        for (lane, (row, (token, head))) in rows.iter_mut().zip(names.by_ref()).enumerate() {
+            *row = writer.f32_row(token, head, d).unwrap_or_else(|| {
                 in_place = false;
                 staging.lane(lane).as_mut_ptr()
-            })
-        });
+            });
+        }
         // SAFETY: each pointer leads to D elements of the staging memory or of a tensor row that the caller leaves to this
         // thread; the strip lies within the tile. The instruction set was found on this machine.
         unsafe { (micro.lanes_to_rows)(tile.as_ptr().add(first), d as i64, factors, &rows) }
         if in_place {
             continue;
         }
-        for lane in 0..used {
-            let (token, head) = row_of(first + lane);
+        for (lane, (token, head)) in again.take(STRIP).enumerate() {
             // SAFETY: forwarded to the caller.
             unsafe { writer.write(token, head, staging.lane(lane)) }
         }

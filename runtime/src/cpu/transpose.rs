@@ -6,6 +6,8 @@ use super::vector::Vector;
 
 /// Registers of the largest square.
 const MOST: usize = 16;
+/// Elements between those that are moved and those that are asked for: two cache lines.
+const AHEAD: usize = 32;
 
 /// Writes STRIP rows of `depth` elements, times `factor`, into as many columns of a D x LANES tile.
 ///
@@ -24,6 +26,9 @@ pub unsafe fn rows_to_lanes<V: Vector>(
         let factors = V::splat(factor);
         for d in (0..whole).step_by(V::WIDTH) {
             for lane in (0..STRIP).step_by(V::WIDTH) {
+                for row in &rows[lane..lane + V::WIDTH] {
+                    V::fetch::<1>(row.wrapping_add(d + AHEAD));
+                }
                 let square = |r: usize| V::load(rows[lane + r].add(d)).mul(factors);
                 for (line, x) in transposed(square).into_iter().take(V::WIDTH).enumerate() {
                     x.store(tile.add((d + line) * LANES + lane));
@@ -55,6 +60,9 @@ pub unsafe fn lanes_to_rows<V: Vector>(
         for d in (0..whole).step_by(V::WIDTH) {
             for lane in (0..STRIP).step_by(V::WIDTH) {
                 let factors = V::load(factors.as_ptr().add(lane));
+                for row in &rows[lane..lane + V::WIDTH] {
+                    V::fetch_to_write(row.wrapping_add(d + AHEAD));
+                }
                 let square = |line: usize| V::load(tile.add((d + line) * LANES + lane)).mul(factors);
                 for (r, x) in transposed(square).into_iter().take(V::WIDTH).enumerate() {
                     x.store(rows[lane + r].add(d));

@@ -35,6 +35,9 @@ pub trait Vector: Copy {
     /// Asks for the cache line at this address, which need not be readable, in the cache of this level.
     #[inline(always)]
     unsafe fn fetch<const LEVEL: i32>(_: *const f32) {}
+    /// Asks for the cache line at this address, which need not be readable, in the nearest cache, to be written.
+    #[inline(always)]
+    unsafe fn fetch_to_write(_: *const f32) {}
     /// The power of two whose exponent stands in the low bits of this number's representation.
     unsafe fn power_of_two(self) -> Self;
 }

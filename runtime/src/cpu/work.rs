@@ -41,24 +41,47 @@ impl QueryTile {
         (self.t_end - self.t_begin) * self.heads
     }
 
-    /// Token in the packed tensor and query head of a lane.
-    pub fn row(&self, lane: usize) -> (usize, usize) {
-        (self.sequence.q_start + self.t_begin + lane / self.heads, self.head + lane % self.heads)
-    }
-
-    /// Those of all lanes in use.
-    pub fn rows(&self) -> impl Iterator<Item = (usize, usize)> {
-        (0..self.lanes()).map(|lane| self.row(lane))
-    }
-
-    /// Index of a lane's token in its sequence.
-    pub fn index(&self, lane: usize) -> i64 {
-        self.sequence.q_offset + (self.t_begin + lane / self.heads) as i64
+    /// Token in the packed tensor and query head of each lane in use.
+    pub fn rows(&self) -> TileRows {
+        let q_start = self.sequence.q_start;
+        TileRows {
+            token: q_start + self.t_begin,
+            token_end: q_start + self.t_end,
+            head: self.head,
+            heads: (self.head, self.head + self.heads),
+        }
     }
 
     /// First and one past the last token index.
     pub fn indices(&self) -> (i64, i64) {
         (self.sequence.q_offset + self.t_begin as i64, self.sequence.q_offset + self.t_end as i64)
+    }
+}
+
+/// Token and head of one lane after the other, without a division for each.
+#[derive(Clone, Debug)]
+pub struct TileRows {
+    token: usize,
+    token_end: usize,
+    head: usize,
+    heads: (usize, usize),
+}
+
+impl Iterator for TileRows {
+    type Item = (usize, usize);
+
+    #[inline]
+    fn next(&mut self) -> Option<(usize, usize)> {
+        if self.token >= self.token_end {
+            return None;
+        }
+        let row = (self.token, self.head);
+        self.head += 1;
+        if self.head == self.heads.1 {
+            self.head = self.heads.0;
+            self.token += 1;
+        }
+        Some(row)
     }
 }
 
@@ -79,9 +102,10 @@ impl KeyTile {
         self.keys.1 - self.keys.0
     }
 
-    /// Token in the packed tensor and KV head of a lane.
-    pub fn row(&self, lane: usize) -> (usize, usize) {
-        (self.sequence.k_start + self.keys.0 + lane, self.g)
+    /// Token in the packed tensor and KV head of each lane.
+    pub fn rows(&self) -> TileRows {
+        let token = self.sequence.k_start + self.keys.0;
+        TileRows { token, token_end: token + self.lanes(), head: self.g, heads: (self.g, self.g + 1) }
     }
 }
 

@@ -27,6 +27,15 @@ fn prefetch<const LEVEL: i32>(at: *const f32) {
     }
 }
 
+/// The line arrives ready to be written, where one that was fetched to be read has to be asked for once more.
+#[inline(always)]
+fn prefetch_to_write(at: *const f32) {
+    // SAFETY: the instruction changes nothing, whatever the address; processors without it do nothing.
+    unsafe {
+        std::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags));
+    }
+}
+
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Vector for Avx512 {
     const WIDTH: usize = 16;
@@ -84,6 +93,10 @@ impl Vector for Avx512 {
     #[inline(always)]
     unsafe fn fetch<const LEVEL: i32>(at: *const f32) {
         prefetch::<LEVEL>(at);
+    }
+    #[inline(always)]
+    unsafe fn fetch_to_write(at: *const f32) {
+        prefetch_to_write(at);
     }
     #[inline(always)]
     unsafe fn zip(self, b: Self) -> (Self, Self) {
@@ -157,6 +170,10 @@ impl Vector for Avx2 {
     #[inline(always)]
     unsafe fn fetch<const LEVEL: i32>(at: *const f32) {
         prefetch::<LEVEL>(at);
+    }
+    #[inline(always)]
+    unsafe fn fetch_to_write(at: *const f32) {
+        prefetch_to_write(at);
     }
     #[inline(always)]
     unsafe fn zip(self, b: Self) -> (Self, Self) {
