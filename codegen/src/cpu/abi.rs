@@ -16,8 +16,9 @@ pub const STRIP: usize = 16;
 /// fetched.
 pub type RowsFn = unsafe extern "C" fn(*const f32, i64, *const f32, *mut f32, i64, i64, i64, *const f32, i64);
 /// `C[r][l] = alpha[l] * C[r][l] + sum_k a[k * stride + r] * B[k][l]`:
-/// `(a, stride, b, c, rows, depth, strips, alpha, soon, soon_len)`. `soon` leads to `soon_len` pointers to as many rows,
-/// as long as C has rows; they may be fetched.
+/// `(a, stride, b, c, rows, depth, strips, alpha, soon, soon_len, first, end)`. `soon` leads to `soon_len` pointers to as many
+/// rows, as long as C has rows; they may be fetched. Before line `first` B is 0 but in the first strip, from line `end` on
+/// but in the last: they need not be read.
 pub type ColumnsFn = unsafe extern "C" fn(
     *const f32,
     i64,
@@ -28,6 +29,8 @@ pub type ColumnsFn = unsafe extern "C" fn(
     i64,
     *const f32,
     *const *const f32,
+    i64,
+    i64,
     i64,
 );
 /// The online softmax over a part of a score tile, from its first lane `lane` on: `(scores, rows, strips, item, lane)`.

@@ -15,12 +15,12 @@ const CHUNK: i64 = STRIP as i64;
 /// what it saves in the time it loses.
 pub(super) const STRIPS: i64 = 2;
 
-/// `(item, rows, strip)` to `(first, end)`: outside these rows of the tile no pair of the strips from `strip` on is visible.
-/// Empty where none is.
+/// `(item, rows, strip, strips)` to `(first, end)`: outside these rows of the tile no pair of so many strips from `strip` on is
+/// visible. Empty, behind the tile, where none is.
 pub(super) fn define(unit: &mut Unit, lanes: Lanes, next_keys: &Declared) -> Declared {
-    unit.define("hull", &[types::I64; 3], &[types::I64; 2], |e, args| {
-        let &[item, rows, strip] = args else { unreachable!("a hull has three parameters") };
-        let columns = tokens_of(e, item, strip);
+    unit.define("hull", &[types::I64; 4], &[types::I64; 2], |e, args| {
+        let &[item, rows, strip, strips] = args else { unreachable!("a hull has four parameters") };
+        let columns = tokens_of(e, item, strip, strips);
         let hull = Hull { item, rows, lanes, columns, next_keys };
         let zero = e.int(0);
         let first = e.variable(zero);
@@ -98,10 +98,12 @@ impl Hull<'_> {
 }
 
 /// First and one past the last token of the lanes of these strips. Lanes not in use hold no token, and come last.
-fn tokens_of(e: &mut Emit<'_>, item: Value, strip: Value) -> (Value, Value) {
+fn tokens_of(e: &mut Emit<'_>, item: Value, strip: Value, strips: Value) -> (Value, Value) {
     let indices = item_field!(e, item, lane_index);
     let first = e.b.ins().imul_imm_s(strip, STRIP as i64);
-    let last = e.b.ins().iadd_imm_s(first, STRIPS * STRIP as i64 - 1);
+    let behind = e.b.ins().iadd(strip, strips);
+    let behind = e.b.ins().imul_imm_s(behind, STRIP as i64);
+    let last = e.b.ins().iadd_imm_s(behind, -1);
     let first = e.index_at(indices, first);
     let last = e.index_at(indices, last);
     let end = e.b.ins().iadd_imm_s(last, 1);

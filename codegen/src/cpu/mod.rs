@@ -15,6 +15,7 @@ mod kernels;
 mod mask;
 mod portable;
 mod program;
+mod stairs;
 mod tile;
 
 use std::fmt;

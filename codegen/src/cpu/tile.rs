@@ -8,6 +8,7 @@ use cranelift_codegen::ir::{InstBuilder, Value, types};
 use super::abi::{Item, LANES, STRIP};
 use super::emit::{Declared, Emit, Unit, callee, item_field};
 use super::hull;
+use super::stairs::Stairs;
 
 /// Kinds of tiles, from no mask to the whole element test; the larger covers the smaller.
 pub(super) const FULL: i64 = 0;
@@ -80,7 +81,8 @@ fn each_part(
         e.if_then(some, |e| compute(e, (first, end), (open, strip)));
     };
     e.count(strips, hull::STRIPS, |e, strip| {
-        let seen = e.call(hull, &[item, rows, strip]);
+        let together = e.int(hull::STRIPS);
+        let seen = e.call(hull, &[item, rows, strip, together]);
         let (first_before, end_before) = (e.get(first), e.get(end));
         let moved = e.b.ins().icmp(IntCC::NotEqual, seen[0], first_before);
         let resized = e.b.ins().icmp(IntCC::NotEqual, seen[1], end_before);
@@ -117,9 +119,9 @@ fn define_part(unit: &mut Unit, pass: Pass, head_dim: usize, mask: &MaskParts<'_
         let scores = e.element(scores, lane, 4);
         let lanes_a = item_field!(e, item, lanes_a);
         let lanes_a = e.element(lanes_a, lane, 4);
-        let rows_product = callee!(e, item, rows);
-        e.call_pointer(rows_product, &[a, a_stride, lanes_a, scores, rows, depth, strips, b, b_stride]);
         let is_full = e.b.ins().icmp_imm_s(IntCC::Equal, kind, FULL);
+        let stairs = Stairs::new(e, mask.hull, is_full, (item, first_row, end_row, first_strip, strips));
+        stairs.rows_product(e, (a, a_stride), (lanes_a, scores, depth), (b, b_stride));
         e.if_else(
             is_full,
             |_| {},
@@ -149,10 +151,7 @@ fn define_part(unit: &mut Unit, pass: Pass, head_dim: usize, mask: &MaskParts<'_
         if pass == Pass::Forward {
             let softmax = callee!(e, item, softmax);
             e.call_pointer(softmax, &[scores, rows, strips, item, lane]);
-            e.call_pointer(
-                columns,
-                &[b, b_stride, scores, out_a, depth, rows, strips, alpha, soon.0, soon.1],
-            );
+            stairs.columns_product(e, columns, (b, b_stride), (scores, out_a, depth), alpha, soon);
             e.b.ins().return_(&[]);
             return;
         }
@@ -161,7 +160,7 @@ fn define_part(unit: &mut Unit, pass: Pass, head_dim: usize, mask: &MaskParts<'_
         let dp = e.element(dp, lane, 4);
         let lanes_b = item_field!(e, item, lanes_b);
         let lanes_b = e.element(lanes_b, lane, 4);
-        e.call_pointer(rows_product, &[b, b_stride, lanes_b, dp, rows, depth, strips, a, a_stride]);
+        stairs.rows_product(e, (b, b_stride), (lanes_b, dp, depth), (a, a_stride));
         // Statistics belong to queries, be they rows or lanes.
         let (gradient, query) = if pass == Pass::DQuery {
             (callee!(e, item, gradient_query_lanes), lane)
@@ -175,19 +174,13 @@ fn define_part(unit: &mut Unit, pass: Pass, head_dim: usize, mask: &MaskParts<'_
         let delta = e.element(delta, query, 4);
         e.call_pointer(gradient, &[scores, dp, rows, strips, item, lse2, delta]);
         if pass == Pass::DQuery {
-            e.call_pointer(
-                columns,
-                &[a, a_stride, scores, out_a, depth, rows, strips, alpha, soon.0, soon.1],
-            );
+            stairs.columns_product(e, columns, (a, a_stride), (scores, out_a, depth), alpha, soon);
         } else {
             let out_b = item_field!(e, item, out_b);
             let out_b = e.element(out_b, lane, 4);
-            e.call_pointer(
-                columns,
-                &[b, b_stride, scores, out_b, depth, rows, strips, alpha, soon.0, soon.1],
-            );
-            let none = e.int(0);
-            e.call_pointer(columns, &[a, a_stride, dp, out_a, depth, rows, strips, alpha, soon.0, none]);
+            stairs.columns_product(e, columns, (b, b_stride), (scores, out_b, depth), alpha, soon);
+            let none = (soon.0, e.int(0));
+            stairs.columns_product(e, columns, (a, a_stride), (dp, out_a, depth), alpha, none);
         }
         e.b.ins().return_(&[]);
     })

@@ -12,6 +12,7 @@ mod micro;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod pack;
+mod product;
 mod rows;
 mod scratch;
 mod shared;

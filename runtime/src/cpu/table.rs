@@ -2,7 +2,8 @@
 
 use longgen_codegen::cpu::abi::{ColumnsFn, GradientFn, Item, RowsFn, STRIP, SoftmaxFn};
 
-use super::micro::{self, Form, Product};
+use super::micro;
+use super::product::{self, Form, Product};
 use super::transpose;
 use super::vector::{Portable, Vector};
 
@@ -142,8 +143,8 @@ macro_rules! micro_kernels {
             ) {
                 let (stride, next_stride) = (stride as usize, next_stride as usize);
                 let (rows, depth, alpha) = (rows as usize, depth as usize, std::ptr::null());
-                let (soon, soon_len) = (std::ptr::null(), 0);
-                let operands = Product { a, stride, b, c, rows, depth, alpha, next, next_stride, soon, soon_len };
+                let (soon, soon_len, both) = (std::ptr::null(), 0, (0, depth));
+                let operands = Product { a, stride, b, c, rows, depth, both, alpha, next, next_stride, soon, soon_len };
                 // SAFETY: the contract of `RowsFn`.
                 unsafe { product(operands, strips as usize, Form::Rows) }
             }
@@ -152,10 +153,11 @@ macro_rules! micro_kernels {
             unsafe extern "C" fn columns(
                 a: *const f32, stride: i64, b: *const f32, c: *mut f32,
                 rows: i64, depth: i64, strips: i64, alpha: *const f32, soon: *const *const f32, soon_len: i64,
+                _: i64, _: i64,
             ) {
                 let (stride, rows, depth) = (stride as usize, rows as usize, depth as usize);
-                let (next, next_stride, soon_len) = (std::ptr::null(), 0, soon_len as usize);
-                let operands = Product { a, stride, b, c, rows, depth, alpha, next, next_stride, soon, soon_len };
+                let (next, next_stride, soon_len, both) = (std::ptr::null(), 0, soon_len as usize, (0, depth));
+                let operands = Product { a, stride, b, c, rows, depth, both, alpha, next, next_stride, soon, soon_len };
                 // SAFETY: the contract of `ColumnsFn`.
                 unsafe { product(operands, strips as usize, Form::Columns) }
             }
@@ -164,13 +166,15 @@ macro_rules! micro_kernels {
             unsafe extern "C" fn columns_masked(
                 a: *const f32, stride: i64, b: *const f32, c: *mut f32,
                 rows: i64, depth: i64, strips: i64, alpha: *const f32, soon: *const *const f32, soon_len: i64,
+                first: i64, end: i64,
             ) {
                 let (stride, rows, depth) = (stride as usize, rows as usize, depth as usize);
                 let (next, next_stride, soon_len) = (std::ptr::null(), 0, soon_len as usize);
-                let operands = Product { a, stride, b, c, rows, depth, alpha, next, next_stride, soon, soon_len };
+                let both = (first as usize, end as usize);
+                let operands = Product { a, stride, b, c, rows, depth, both, alpha, next, next_stride, soon, soon_len };
                 // SAFETY: the contract of `ColumnsFn`.
                 unsafe {
-                    let form = if micro::all_finite::<$vector>(a, stride, rows, depth) { Form::Columns } else { Form::ColumnsMasked };
+                    let form = if product::all_finite::<$vector>(a, stride, rows, depth) { Form::ColumnsStairs } else { Form::ColumnsMasked };
                     product(operands, strips as usize, form)
                 }
             }
@@ -239,10 +243,10 @@ macro_rules! micro_kernels {
 micro_kernels!(avx512, crate::cpu::x86::Avx512, #[target_feature(enable = "avx512f,avx2,fma")], |p, strips, form| {
     use crate::cpu::x86::Avx512;
     match strips {
-        4 => micro::panel::<Avx512, 6, 4>(p, 0, form),
-        3 => micro::panel::<Avx512, 8, 3>(p, 0, form),
-        2 => micro::panel::<Avx512, 12, 2>(p, 0, form),
-        _ => micro::panel::<Avx512, 16, 1>(p, 0, form),
+        4 => product::panel::<Avx512, 6, 4>(p, 0, form),
+        3 => product::panel::<Avx512, 8, 3>(p, 0, form),
+        2 => product::pair::<Avx512, 12>(p, form),
+        _ => product::panel::<Avx512, 16, 1>(p, 0, form),
     }
 });
 
@@ -250,7 +254,7 @@ micro_kernels!(avx512, crate::cpu::x86::Avx512, #[target_feature(enable = "avx51
 #[cfg(target_arch = "x86_64")]
 micro_kernels!(avx2, crate::cpu::x86::Avx2, #[target_feature(enable = "avx2,fma")], |p, strips, form| {
     for strip in 0..strips {
-        micro::panel::<crate::cpu::x86::Avx2, 6, 2>(p, strip * STRIP, form)
+        product::panel::<crate::cpu::x86::Avx2, 6, 2>(p, strip * STRIP, form)
     }
 });
 
@@ -258,13 +262,13 @@ micro_kernels!(avx2, crate::cpu::x86::Avx2, #[target_feature(enable = "avx2,fma"
 #[cfg(target_arch = "aarch64")]
 micro_kernels!(neon, crate::cpu::neon::Neon, , |p, strips, form| {
     for strip in 0..strips {
-        micro::panel::<crate::cpu::neon::Neon, 6, 4>(p, strip * STRIP, form)
+        product::panel::<crate::cpu::neon::Neon, 6, 4>(p, strip * STRIP, form)
     }
 });
 
 micro_kernels!(portable, crate::cpu::vector::Portable, , |p, strips, form| {
     for half in 0..2 * strips {
-        micro::panel::<Portable, 4, 2>(p, half * 2 * Portable::WIDTH, form)
+        product::panel::<Portable, 4, 2>(p, half * 2 * Portable::WIDTH, form)
     }
 });
 
@@ -291,7 +295,20 @@ mod tests {
                     // SAFETY: one row of `width` elements, one line of weights, `width` lines of results.
                     unsafe {
                         let b = weights.0.as_ptr();
-                        (micro.columns_masked)(row, stride, b, c, width, 1, 4, alpha.0.as_ptr(), soon, 0);
+                        (micro.columns_masked)(
+                            row,
+                            stride,
+                            b,
+                            c,
+                            width,
+                            1,
+                            4,
+                            alpha.0.as_ptr(),
+                            soon,
+                            0,
+                            0,
+                            1,
+                        );
                     }
                     assert!(out.0.iter().all(|&x| x == 2.0), "element {at} of {width}");
                 }

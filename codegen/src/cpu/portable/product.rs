@@ -37,12 +37,12 @@ struct Operands {
 }
 
 pub(super) fn define(unit: &mut Unit, name: &str, form: Form, has_fma: bool) {
-    let params: &[Type] = if form == Form::Rows { &[types::I64; 9] } else { &[types::I64; 10] };
+    let params: &[Type] = if form == Form::Rows { &[types::I64; 9] } else { &[types::I64; 12] };
     unit.define(name, params, &[], |e, args| {
         let &[a, stride, b, c, rows, depth, strips, last, ..] = args else {
             unreachable!("a product has at least eight parameters")
         };
-        // A rows product overwrites C. What they might fetch is left to the machine.
+        // A rows product overwrites C. What they might fetch is left to the machine; zeros are multiplied like the rest.
         let alpha = if form == Form::Rows { e.int(0) } else { last };
         let stride = e.b.ins().imul_imm_s(stride, 4);
         let lanes = e.b.ins().imul_imm_s(strips, STRIP as i64);
