@@ -6,7 +6,7 @@ use super::vector::Vector;
 
 /// Registers of the largest square.
 const MOST: usize = 16;
-/// Elements between those that are moved and those that are asked for: two cache lines.
+/// Elements between those that are moved and those that are asked for: two cache lines, the first of which are asked for before.
 const AHEAD: usize = 32;
 
 /// Writes STRIP rows of `depth` elements, times `factor`, into as many columns of a D x LANES tile.
@@ -24,6 +24,10 @@ pub unsafe fn rows_to_lanes<V: Vector>(
     // SAFETY: whole squares and the elements behind them lie within the rows and the tile.
     unsafe {
         let factors = V::splat(factor);
+        for row in rows {
+            V::fetch::<1>(*row);
+            V::fetch::<1>(row.wrapping_add(AHEAD / 2));
+        }
         for d in (0..whole).step_by(V::WIDTH) {
             for lane in (0..STRIP).step_by(V::WIDTH) {
                 for row in &rows[lane..lane + V::WIDTH] {
@@ -57,6 +61,10 @@ pub unsafe fn lanes_to_rows<V: Vector>(
     let whole = depth / V::WIDTH * V::WIDTH;
     // SAFETY: whole squares and the elements behind them lie within the rows and the tile.
     unsafe {
+        for row in rows {
+            V::fetch_to_write(*row);
+            V::fetch_to_write(row.wrapping_add(AHEAD / 2));
+        }
         for d in (0..whole).step_by(V::WIDTH) {
             for lane in (0..STRIP).step_by(V::WIDTH) {
                 let factors = V::load(factors.as_ptr().add(lane));
