@@ -15,7 +15,7 @@ pub const STRIP: usize = 16;
 /// `(a, stride, b, c, rows, depth, strips, next, next_stride)`. As many rows of `next` are read soon after; they may be
 /// fetched.
 pub type RowsFn = unsafe extern "C" fn(*const f32, i64, *const f32, *mut f32, i64, i64, i64, *const f32, i64);
-/// `C[r][l] = alpha[l] * C[r][l] + sum_k a[k * stride + r] * B[k][l]`:
+/// `C[r][l] = alpha[l] * C[r][l] + sum_k a[k * stride + r] * B[k][l]`, the sum alone where `alpha` is null:
 /// `(a, stride, b, c, rows, depth, strips, alpha, soon, soon_len, first, end)`. `soon` leads to `soon_len` pointers to as many
 /// rows, as long as C has rows; they may be fetched. Before line `first` B is 0 but in the first strip, from line `end` on
 /// but in the last: they need not be read.
@@ -139,6 +139,8 @@ pub struct Item {
     pub out_a: *mut f32,
     /// Accumulator, D x LANES: dV.
     pub out_b: *mut f32,
+    /// Strips of O to which nothing was added yet, a bit each, and which may hold anything (forward only).
+    pub fresh: i64,
     /// Per-lane state, LANES each: running maximum, sum and rescaling factor of the softmax.
     pub max: *mut f32,
     /// Running sum of the probabilities.

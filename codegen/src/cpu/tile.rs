@@ -3,7 +3,7 @@
 use std::mem::offset_of;
 
 use cranelift_codegen::ir::condcodes::IntCC;
-use cranelift_codegen::ir::{InstBuilder, Value, types};
+use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Value, types};
 
 use super::abi::{Item, LANES, STRIP};
 use super::emit::{Declared, Emit, Unit, callee, item_field};
@@ -151,6 +151,7 @@ fn define_part(unit: &mut Unit, pass: Pass, head_dim: usize, mask: &MaskParts<'_
         if pass == Pass::Forward {
             let softmax = callee!(e, item, softmax);
             e.call_pointer(softmax, &[scores, rows, strips, item, lane]);
+            let alpha = take_fresh(e, (item, head_dim), (first_strip, end_strip), alpha);
             stairs.columns_product(e, columns, (b, b_stride), (scores, out_a, depth), alpha, soon);
             e.b.ins().return_(&[]);
             return;
@@ -184,6 +185,52 @@ fn define_part(unit: &mut Unit, pass: Pass, head_dim: usize, mask: &MaskParts<'_
         }
         e.b.ins().return_(&[]);
     })
+}
+
+/// What O of these strips is multiplied by: `alpha`, or null where all of them are fresh. If some are, they become 0.
+fn take_fresh(
+    e: &mut Emit<'_>,
+    (item, head_dim): (Value, usize),
+    (first, end): (Value, Value),
+    alpha: Value,
+) -> Value {
+    let fresh = item_field!(e, item, fresh);
+    let ones = e.int(-1);
+    let from_first = e.b.ins().ishl(ones, first);
+    let from_end = e.b.ins().ishl(ones, end);
+    let strips = e.b.ins().bxor(from_first, from_end);
+    let rest = e.b.ins().band_not(fresh, strips);
+    e.set_field(item, offset_of!(Item, fresh), rest);
+    let taken = e.b.ins().band(fresh, strips);
+    let are_all = e.b.ins().icmp(IntCC::Equal, taken, strips);
+    let none = e.int(0);
+    let only_some = e.b.ins().icmp(IntCC::NotEqual, taken, none);
+    let only_some = e.b.ins().band_not(only_some, are_all);
+    e.if_then(only_some, |e| {
+        let out = item_field!(e, item, out_a);
+        e.count(end, 1, |e, strip| {
+            let bit = e.b.ins().ushr(taken, strip);
+            let is_fresh = e.b.ins().band_imm_s(bit, 1);
+            e.if_then(is_fresh, |e| {
+                let column = e.element(out, strip, STRIP as i64 * 4);
+                clear_strip(e, column, head_dim);
+            });
+        });
+    });
+    e.b.ins().select(are_all, none, alpha)
+}
+
+/// Sets a strip of a D x LANES tile to 0.
+fn clear_strip(e: &mut Emit<'_>, column: Value, head_dim: usize) {
+    let zero = e.b.ins().f32const(0.0);
+    let zero = e.b.ins().splat(types::F32X4, zero);
+    let lines = e.int(head_dim as i64);
+    e.count(lines, 1, |e, line| {
+        let at = e.element(column, line, LANES as i64 * 4);
+        for quad in 0..STRIP as i32 / 4 {
+            e.b.ins().store(MemFlagsData::trusted(), zero, at, 16 * quad);
+        }
+    });
 }
 
 /// Takes rows from the item's list of those needed soon: one for two rows walked, which is as fast as they come.

@@ -4,6 +4,7 @@ use std::f32::consts::{LN_2, LOG2_E};
 use std::sync::{Mutex, PoisonError};
 
 use longgen_codegen::cpu::Blocking;
+use longgen_codegen::cpu::abi::{LANES, STRIP};
 
 use super::call::Kernel;
 use super::pack::{self, Operands};
@@ -93,6 +94,7 @@ impl Forward<'_> {
         clear_state(scratch);
         let (first, last) = tile.indices();
         if last <= 0 || tile.keys.0 >= tile.keys.1 {
+            scratch.out_a.as_mut().fill(0.0);
             return;
         }
         let scores = self.attention.score_scale(self.problem);
@@ -114,6 +116,13 @@ impl Forward<'_> {
         // SAFETY: the item points into this thread's scratch memory and into K and V, whose shapes were checked to hold
         // the sequence's keys.
         unsafe { self.attention.kernels().run(Kernel::Forward, &mut item) }
+        let fresh = item.fresh;
+        for strip in (0..tile.lanes().div_ceil(STRIP)).filter(|strip| fresh >> strip & 1 == 1) {
+            // None of its lanes sees a key.
+            for line in scratch.out_a.as_mut().chunks_exact_mut(LANES) {
+                line[strip * STRIP..][..STRIP].fill(0.0);
+            }
+        }
     }
 
     /// Normalises and writes a tile.
@@ -142,7 +151,9 @@ fn normaliser(max: f32, sum: f32, sink2: f32) -> (f32, f32) {
         // No key seen: only the sink, if there is one, is in the denominator.
         return (0.0, sink2 * LN_2);
     }
-    if sink2 <= max {
+    if sink2 == f32::NEG_INFINITY {
+        (1.0 / sum, (max + sum.log2()) * LN_2)
+    } else if sink2 <= max {
         let total = sum + (sink2 - max).exp2();
         (1.0 / total, (max + total.log2()) * LN_2)
     } else if sink2 > max {
@@ -155,11 +166,10 @@ fn normaliser(max: f32, sum: f32, sink2: f32) -> (f32, f32) {
     }
 }
 
-/// State of lanes that have seen nothing.
+/// Softmax of lanes that have seen nothing.
 fn clear_state(scratch: &mut Scratch) {
     scratch.max.as_mut().fill(f32::NEG_INFINITY);
     scratch.sum.as_mut().fill(0.0);
-    scratch.out_a.as_mut().fill(0.0);
 }
 
 /// Transposes the rows of a query tile into lanes, times `factor`, and notes their indices.

@@ -182,6 +182,7 @@ impl Scratch {
             dp: self.dp.as_mut().as_mut_ptr(),
             out_a: self.out_a.as_mut().as_mut_ptr(),
             out_b: self.out_b.as_mut().as_mut_ptr(),
+            fresh: -1,
             max: self.max.as_mut().as_mut_ptr(),
             sum: self.sum.as_mut().as_mut_ptr(),
             alpha: self.alpha.as_mut().as_mut_ptr(),
