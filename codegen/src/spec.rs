@@ -140,7 +140,10 @@ impl Pass {
         let hopper = family == Family::Sm90 && matches!(shape.head_dim, 64 | 128);
         match self {
             Pass::Forward => family == Family::Sm80 || hopper,
-            Pass::BackwardFused | Pass::BackwardOrdered | Pass::BackwardConvertDq => hopper,
+            Pass::BackwardOrdered => hopper,
+            Pass::BackwardFused => hopper || family == Family::Sm80 && shape.head_dim == 128,
+            // The sums of both families have one layout.
+            Pass::BackwardConvertDq => family == Family::Sm80 && matches!(shape.head_dim, 64 | 128),
             // A warp of the decode kernel holds the output of 16 heads in registers: 256 columns are too many.
             Pass::Decode => family == Family::Sm80 && shape.head_dim <= 192,
             _ => family == Family::Sm80,
@@ -156,10 +159,13 @@ impl Pass {
     /// blocks come; the ordered one and the split one give the same bits every time. A list of tiles does not say
     /// in which order.
     pub fn backward(target: Target, shape: &Shape, deterministic: bool, listed: bool) -> [Pass; 3] {
-        let fused = Pass::BackwardFused.exists(target.family(), shape);
-        match (fused, deterministic) {
-            (true, false) => Pass::BACKWARD_FUSED,
-            (true, true) if !listed => Pass::BACKWARD_ORDERED,
+        let fits = |pass: Pass| {
+            let family = pass.family(target, shape);
+            pass.exists(family, shape) && !candidates(pass, family, shape, target).is_empty()
+        };
+        match deterministic {
+            false if fits(Pass::BackwardFused) => Pass::BACKWARD_FUSED,
+            true if fits(Pass::BackwardOrdered) && !listed => Pass::BACKWARD_ORDERED,
             _ => Pass::BACKWARD_SPLIT,
         }
     }

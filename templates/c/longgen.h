@@ -30,7 +30,7 @@ typedef struct lgk_params {
     uint64_t dv;                                         // [total_k, G, D] 16-bit
     uint64_t d_sink;                                     // [H] float
     uint64_t delta;                                      // [H, total_q] float: workspace of the backward
-    uint64_t dq_accum;                                   // [query tiles, H, tile_m, D] float: workspace of the fused backward
+    uint64_t dq_accum;                                   // [query tiles, H, tile_m, D] float: workspace of the fused backward; without maps: zeroed
     uint64_t dq_turn;                                    // [query tiles, H] int: the same, zeroed by the caller
     uint64_t dkv_sums;                                   // fused backward, unless far_pairs is 0: [slots, 2, 64 D] float, zeroed
     uint64_t dkv_shares;                                 // the same: [slots] int, zeroed
@@ -68,7 +68,7 @@ typedef struct lgk_params {
 } lgk_params;
 
 // Of the declaration above, from its first brace to its last: another version's kernels may take another struct.
-#define LGK_PARAMS_CRC 0xf53c4516u
+#define LGK_PARAMS_CRC 0xc85d0ad6u
 
 // A part of the file.
 typedef struct lgk_span {

@@ -28,7 +28,8 @@ pub const ALL: [Property; 9] = [
     ("mistakes-are-errors", mistakes_are_errors),
 ];
 
-const SHAPE: Shape = Shape { head_dim: 64, dtype: Dtype::Bf16, softcap: false, sink_logit: false };
+/// The head dimension that both families have a fused backward for.
+const SHAPE: Shape = Shape { head_dim: 128, dtype: Dtype::Bf16, softcap: false, sink_logit: false };
 
 fn options(target: Target) -> GpuOptions {
     GpuOptions { target: Some(target), ..GpuOptions::default() }

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use crate::schedule::smem_bytes;
 use crate::spec::{Dtype, KernelSpec, Pass};
+use crate::target::Family;
 
 /// The constants block: C++, in namespace `lg`, one line per constant, in one order.
 pub fn constants(spec: &KernelSpec) -> String {
@@ -34,7 +35,7 @@ pub fn constants(spec: &KernelSpec) -> String {
     for (name, value, meaning) in flags {
         line(&mut text, &format!("constexpr bool {name} = {value};"), meaning);
     }
-    if spec.pass.is_fused() {
+    if spec.pass.is_fused() && spec.family == Family::Sm90 {
         let ordered = spec.pass == Pass::BackwardOrdered;
         line(&mut text, &format!("constexpr bool kOrdered = {ordered};"), "dQ is summed in one order");
     }

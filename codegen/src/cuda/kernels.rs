@@ -144,7 +144,8 @@ pub fn template(pass: Pass, family: Family) -> Template {
         (Pass::BackwardDelta, _) => DELTA,
         (Pass::BackwardDkv, _) => DKV,
         (Pass::BackwardDq, _) => DQ,
-        (Pass::BackwardFused | Pass::BackwardOrdered, _) => FUSED,
+        (Pass::BackwardFused | Pass::BackwardOrdered, Family::Sm80) => FUSED,
+        (Pass::BackwardFused | Pass::BackwardOrdered, Family::Sm90) => FUSED_SM90,
         (Pass::BackwardConvertDq, _) => CONVERT_DQ,
         (Pass::Decode, _) => DECODE,
     }
@@ -212,6 +213,12 @@ const DQ: Template = Template {
 };
 
 const FUSED: Template = Template {
+    file: "sm80/backward.cu",
+    smem_constant: Some("kBackwardSmemBytes"),
+    entries: &[tiled("attention_backward", KEY_TILES)],
+};
+
+const FUSED_SM90: Template = Template {
     file: "sm90/backward.cu",
     smem_constant: Some("kBackwardSmemBytes"),
     entries: &[Entry {
@@ -227,7 +234,7 @@ const FUSED: Template = Template {
 };
 
 const CONVERT_DQ: Template = Template {
-    file: "sm90/backward_convert_dq.cu",
+    file: "sm80/backward_convert_dq.cu",
     smem_constant: None,
     entries: &[small("attention_backward_convert_dq", QUERY_TILES)],
 };

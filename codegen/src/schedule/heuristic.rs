@@ -10,7 +10,7 @@ pub fn choose(pass: Pass, family: Family, shape: &Shape, target: Target) -> Sche
 }
 
 /// Schedules in the order to try them: an involved pattern may take registers that the first has not left, and ptxas tells.
-/// Each is legal for the head dimensions that kernels take.
+/// Each is legal for the head dimensions that kernels take. Empty where none is.
 pub fn candidates(pass: Pass, family: Family, shape: &Shape, target: Target) -> Vec<Schedule> {
     let d = shape.head_dim;
     // 163 KiB and more against 99 KiB.
@@ -20,7 +20,14 @@ pub fn candidates(pass: Pass, family: Family, shape: &Shape, target: Target) -> 
             ..=64 => vec![warpgroups(3, 192, 128, 2), warpgroups(2, 128, 128, 2)],
             _ => vec![warpgroups(2, 128, 128, 2)],
         },
-        (Pass::BackwardFused | Pass::BackwardOrdered, _) => vec![warpgroups(2, fused_tile_m(d), 128, 2)],
+        (Pass::BackwardFused | Pass::BackwardOrdered, Family::Sm90) => {
+            vec![warpgroups(2, fused_tile_m(d), 128, 2)]
+        }
+        // Where it does not fit, the split one does its work.
+        (Pass::BackwardFused | Pass::BackwardOrdered, Family::Sm80) => match roomy {
+            true => vec![warps(fused_tile_m(d), 128, 2, 256)],
+            false => Vec::new(),
+        },
         (Pass::Forward, Family::Sm80) => match (d, roomy) {
             // Two blocks of 16 rows to a warp halve the traffic of keys in shared memory, as far as registers go.
             (..=64, _) => vec![warps(128, 64, 2, 128), warps(64, 64, 2, 128), warps(64, 32, 2, 128)],

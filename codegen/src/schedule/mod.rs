@@ -145,9 +145,14 @@ impl Schedule {
         }
         // Each warp owns blocks of 16 rows: of queries, or of keys where a block holds a tile of keys.
         let warps = self.threads / 32;
+        if pass.is_fused() && (self.tile_m, self.tile_n, warps) != (64, 128, 8) {
+            return refuse(
+                "its tiles are bound to the layout of dQ's sums: 64 queries, 128 keys, 8 warps".to_owned(),
+            );
+        }
         let rows = match pass {
             Pass::Forward | Pass::BackwardDq => self.tile_m,
-            Pass::BackwardDkv | Pass::Decode => self.tile_n,
+            Pass::BackwardDkv | Pass::BackwardFused | Pass::Decode => self.tile_n,
             _ => return Ok(()),
         };
         if !rows.is_multiple_of(16 * warps) {

@@ -28,9 +28,13 @@ pub fn smem_bytes(pass: Pass, family: Family, shape: &Shape, schedule: &Schedule
         (Pass::BackwardDkv, _) => 2 * keys + stages * (2 * queries + 2 * 4 * tile_m),
         // Q and dO, then rings of K and V.
         (Pass::BackwardDq, _) => 2 * queries + 2 * stages * keys,
+        // K and V, then rings of Q, dO, dS, log-sum-exp and delta.
+        (Pass::BackwardFused | Pass::BackwardOrdered, Family::Sm80) => {
+            2 * keys + stages * (2 * queries + 2 * tile_m * tile_n + 2 * 4 * tile_m)
+        }
         // K and V, two stages of Q and dO, two buffers of dS, two pieces of dQ, two stages of log-sum-exp and delta,
         // barriers, four units, four messages, two flags, two words of the producer.
-        (Pass::BackwardFused | Pass::BackwardOrdered, _) => {
+        (Pass::BackwardFused | Pass::BackwardOrdered, Family::Sm90) => {
             let scores = 2 * 2 * tile_m * tile_n;
             let statistics = 2 * 2 * 4 * tile_m;
             let dq = 2 * 4 * 64 * 64;

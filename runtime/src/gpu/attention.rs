@@ -216,7 +216,7 @@ impl Build<'_> {
         let passes = if is_split { Pass::BACKWARD_SPLIT } else { passes };
         let all = |passes: [Pass; 3]| passes.into_iter().map(|pass| self.load(pass)).collect();
         match all(passes) {
-            // The plainer family has no fused pass: its backward is the split one.
+            // Neither family has a fused kernel for this: the split ones are in the plainer one.
             Err(GpuAttentionError::Build(BuildError::Refused { .. } | BuildError::NotBundled { .. }))
                 if passes != Pass::BACKWARD_SPLIT =>
             {

@@ -3,7 +3,7 @@
 
 use longgen_codegen::analysis::far_pieces;
 use longgen_codegen::cuda::abi::Params;
-use longgen_codegen::cuda::kernels::DECODE_HEADS;
+use longgen_codegen::cuda::kernels::{DECODE_HEADS, GridAxis};
 use longgen_codegen::ir::Programs;
 use longgen_codegen::plan::{Extent, TileList, TilePlan};
 use longgen_codegen::schedule::{PART_QUERIES, PIECE_KEYS};
@@ -40,8 +40,10 @@ struct DeviceList {
 /// Workspace of the fused backward.
 #[derive(Debug)]
 pub(super) struct FusedSums {
-    /// dQ before it is rounded: float, in whole query tiles (`tile/sm90_dq.cuh`).
+    /// dQ before it is rounded: float, in whole query tiles (`tile/dq_sums.cuh`).
     dq: Buffer,
+    /// The kernel knows no first block that stores: dQ too is zero when it starts.
+    all_add: bool,
     /// Who came to a query tile of a head before: int, zero when the kernel starts.
     turn: Buffer,
     /// dK and dV of the far pieces whose walks are cut into parts: [slots, 2, 64 D], float, zero when the kernel starts.
@@ -57,6 +59,9 @@ pub(super) struct FusedSums {
 impl FusedSums {
     /// Clears what must be zero.
     pub fn clear(&mut self) -> Result<(), GpuError> {
+        if self.all_add {
+            self.dq.fill(0)?;
+        }
         [&mut self.turn, &mut self.dkv, &mut self.shares].into_iter().try_for_each(|sums| sums.fill(0))
     }
 
@@ -124,11 +129,13 @@ impl GpuAttention {
         let stream = &self.stream;
         let (heads, head_dim) = (problem.shape.heads(), problem.shape.head_dim());
         let (kv_heads, tile_m) = (problem.shape.kv_heads(), loaded.tiles().queries);
-        let ordered = loaded.pass == Pass::BackwardOrdered;
         let programs = Programs::new(&self.ir);
+        // Hopper's kernels take work items, some of them parts of a walk unless sums have an order.
+        let has_items = loaded.compiled.manifest.kernels.iter().any(|k| k.grid.contains(&GridAxis::KeyWork));
+        let cuts = has_items && loaded.pass != Pass::BackwardOrdered;
         let most_far = |keys: usize| {
             let of_head = |g| far_pieces(&self.ir, &programs, g, keys as u32, PIECE_KEYS);
-            if ordered { 0 } else { (0..kv_heads as u32).map(of_head).max().unwrap_or(0) }
+            if cuts { (0..kv_heads as u32).map(of_head).max().unwrap_or(0) } else { 0 }
         };
         let (mut far_slot, mut most_pieces) = (vec![0i32], 0);
         for sequence in problem.sequences.iter() {
@@ -142,6 +149,7 @@ impl GpuAttention {
         let tiles = dq_tiles(problem, tile_m);
         Ok(FusedSums {
             dq: Buffer::zeros(stream, tiles * tile_m as usize * head_dim * 4)?,
+            all_add: !has_items,
             turn: Buffer::zeros(stream, tiles * 4)?,
             dkv: Buffer::zeros(stream, slots * 2 * PIECE_KEYS as usize * head_dim * 4)?,
             shares: Buffer::zeros(stream, slots * 4)?,

@@ -65,7 +65,16 @@ pub fn of(kernel: &PlannedKernel) -> Vec<String> {
                 "Its {warps} warps divide each tile; all query heads of the group ride along in one product. The last block of a KV head merges the shares."
             ),
         ],
-        // The fused backward.
+        (Pass::BackwardFused, Family::Sm80) => vec![
+            format!(
+                "A block takes {tile_n} keys of one KV head and walks the tiles of {tile_m} queries that see them, head by head of the group."
+            ),
+            format!(
+                "Each of its {warps} warps owns {} keys with their dK and dV in registers; its part of dQ is added in f32 by reductions.",
+                tile_n / warps.max(1)
+            ),
+        ],
+        // The fused backward of Hopper.
         _ => vec![
             format!(
                 "A block takes {tile_n} keys of one KV head and walks the tiles of {tile_m} queries that see them, head by head of the group."

@@ -27,9 +27,9 @@
 #include "params.cuh"
 #include "tile/copy.cuh"
 #include "tile/gradient.cuh"
+#include "tile/headed_walk.cuh"
 #include "tile/mma.cuh"
 #include "tile/stream.cuh"
-#include "walk.cuh"
 
 namespace lg {
 
@@ -44,26 +44,6 @@ using QueryRing = SharedRing<kTileM, kHeadDim>;
 constexpr int kStatsBytes = kTileM * 4;
 constexpr int kBackwardDkvSmemBytes =
     2 * kTileN * KeyTile::kRowBytes + 2 * kStages * (QueryRing::kTileBytes + kStatsBytes);
-
-// Every query tile that sees the keys, for each head of the group in turn: kind and tile of the walk, and the head.
-struct HeadedWalk {
-    QueryTileWalk queries;
-    int group;
-    int head = -1;
-    int tile = -1;
-    int tile_kind = kFull;
-
-    // Packs tile and head into one number, head = packed % group.
-    LG_DEVICE bool next(int& packed, int& kind) {
-        if (head < 0 || ++head == group) {
-            if (!queries.next(tile, tile_kind)) return false;
-            head = 0;
-        }
-        packed = tile * group + head;
-        kind = tile_kind;
-        return true;
-    }
-};
 
 }  // namespace lg
 
@@ -82,10 +62,10 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_backward
     const QueryRing do_ring{q_ring.base + kStages * QueryRing::kTileBytes};
     const u32 lse_ring = do_ring.base + kStages * QueryRing::kTileBytes;
     const u32 delta_ring = lse_ring + kStages * kStatsBytes;
-    TileStream<HeadedWalk, kStages> tiles({{p, b, g, n, seq}, group});
+    TileStream<HeadedWalk, kStages> tiles({{p, b, g, n, seq}, g * group, group});
     const auto start_copy = [&](int place, int slot) {
         if (tiles.n[place] >= 0) {
-            const int t = tiles.n[place] / group * kTileM, h = g * group + tiles.n[place] % group;
+            const int t = tiles.n[place] * kTileM, h = HeadedWalk::head_of(tiles.kind[place]);
             const int token = seq.q_begin + t, rows = seq.q_len - t;
             copy_tile_async<kTileM>(q_ring.tile(slot), query_row(p, token, h), p.q_t, rows);
             copy_tile_async<kTileM>(do_ring.tile(slot), output_gradient_row(p, token, h), p.do_t, rows);
@@ -119,8 +99,8 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_backward
         scores.clear();
         multiply_abt(scores, k_tile.rows_from(warp_key), q_tile);
         if constexpr (kSoftcap) scores.for_each([&](float& x, int, int) { x = score.bounded(x); });
-        const int i0 = seq.q_offset + tiles.n[0] / group * kTileM, j0 = n * kTileN + warp_key;
-        mask_tile(tiles.kind[0], [&](int kind) {
+        const int i0 = seq.q_offset + tiles.n[0] * kTileM, j0 = n * kTileN + warp_key;
+        mask_tile(HeadedWalk::kind_of(tiles.kind[0]), [&](int kind) {
             scores.for_each([&](float& x, int row, int column) {
                 if (!keep(kind, g, i0 + column, j0 + row, seq.k_len)) x = -kInf;
             });

@@ -63,7 +63,7 @@
 //   arguments Params p, TensorMap q, TensorMap k, TensorMap v, TensorMap d_o, int* next_ticket (zero before the launch)
 //   maps      each [token, head, D], 16-bit, strides from Params; dims {D, heads, tokens}, box {64, 1, rows}, swizzle 128 B,
 //             no interleave, out of bounds zero: q, d_o rows = kTileM over (H, total_q); k, v rows = kPieceN over (G, total_k)
-//   before    delta filled by attention_backward_delta; dq_turn zero; dq_accum 16-byte aligned. Sizes in tile/sm90_dq.cuh
+//   before    delta filled by attention_backward_delta; dq_turn zero; dq_accum 16-byte aligned. Sizes in tile/dq_sums.cuh
 //   far       far_pairs: at least half the far pieces of any KV head of any sequence, or 0 if all have none (kOrdered: always).
 //             far_slot[b]: slots of earlier sequences, each with as many as its far pieces, if parts_of(q_len) H / G > 1.
 //             dkv_sums [slots G][2][64 D] and dkv_shares [slots G] zero

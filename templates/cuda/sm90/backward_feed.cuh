@@ -1,7 +1,7 @@
 // The fused Hopper backward, all but its consumers: how shared memory is laid out, what is said about a query tile, the warp
 // that fetches and the warp that adds dQ. See sm90/backward.cu, whose parts these are.
 #pragma once
-#include "tile/sm90_dq.cuh"
+#include "tile/dq_sums.cuh"
 #include "tile/sm90_key_unit.cuh"
 
 namespace lg {

@@ -74,6 +74,31 @@ LG_DEVICE void store_shared_float(u32 to, float value) {
     asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(value) : "memory");
 }
 
+// Stores a warp's left operand of 16 rows into its rows of a shared tile, from a column on.
+template <int kColumns, int kTileColumns>
+LG_DEVICE void store_fragments(SharedTile<kTileColumns> to, int first_column, const Fragments<1, kColumns>& from) {
+    const int lane = threadIdx.x % kWarpSize;
+#pragma unroll
+    for (int piece = 0; piece < kColumns / 8; ++piece) {
+        const u32 upper = to.chunk(lane / 4, first_column / 8 + piece) + (lane % 4) * 4;
+        const u32 lower = to.chunk(lane / 4 + 8, first_column / 8 + piece) + (lane % 4) * 4;
+        const u32(&x)[4] = from.x[0][piece / 2];
+        asm volatile("st.shared.b32 [%0], %1;" ::"r"(upper), "r"(x[piece % 2 * 2]) : "memory");
+        asm volatile("st.shared.b32 [%0], %1;" ::"r"(lower), "r"(x[piece % 2 * 2 + 1]) : "memory");
+    }
+}
+
+// Adds four floats to four in global memory, each by itself.
+LG_DEVICE void add_four(float* to, const float (&four)[4]) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(four[0]), "f"(four[1]), "f"(four[2]), "f"(four[3])
+                 : "memory");
+#else
+#pragma unroll
+    for (int e = 0; e < 4; ++e) asm volatile("red.global.add.f32 [%0], %1;" ::"l"(to + e), "f"(four[e]) : "memory");
+#endif
+}
+
 // Writes a warp's result, rounded to halves, to global memory: through shared rows that this warp alone uses, so that the
 // global stores are 16 bytes wide. Only the first `rows` rows are stored.
 template <int kBlocks, int kColumns>

@@ -1,8 +1,9 @@
 // Matrix products of a warp: operands from swizzled shared tiles or registers, sums in registers.
 //
-// Two products cover attention and its gradients, rows of the result being the warp's own:
+// Three products cover attention and its gradients, rows of the result being the warp's own:
 //   multiply_abt   C += A B^T   A and B in shared memory, both with the summed dimension along the row
 //   multiply_ab    C += A B     A in registers (made from an earlier result), B with the summed dimension down the column
+//   multiply_atb   C += A^T B   A and B in shared memory, both with the summed dimension down the column
 #pragma once
 #include "tile/layout.cuh"
 
@@ -49,6 +50,13 @@ struct PieceReader {
 
     LG_DEVICE u32 at(int row_piece, int column_piece) const {
         return row + row_piece * 16 * SharedTile<kColumns>::kRowBytes + (((column_piece * 2) ^ chunk) << 4);
+    }
+
+    // The same reader of the tile from this column piece on. Pieces asked of it then must have no bit in common with it.
+    LG_DEVICE PieceReader from_column(int column_piece) const {
+        PieceReader moved = *this;
+        moved.chunk ^= column_piece * 2;
+        return moved;
     }
 };
 
@@ -103,6 +111,26 @@ LG_DEVICE void multiply_ab(Accumulator<kBlocks, kN>& c, const Fragments<kBlocks,
                 mma_16x8x16(c.x[block][2 * n], a.x[block][depth], right[0], right[1]);
                 mma_16x8x16(c.x[block][2 * n + 1], a.x[block][depth], right[2], right[3]);
             }
+        }
+    }
+}
+
+// C [16, kN] += A^T B for the columns [first_a, first_a + 16) of A and [first_b, first_b + kN) of B, kDepth rows of each.
+// first_b is a multiple of kN, which is a power of two.
+template <int kDepth, int kN, int kA, int kB>
+LG_DEVICE void multiply_atb(Accumulator<1, kN>& c, SharedTile<kA> a_tile, int first_a, SharedTile<kB> b_tile, int first_b) {
+    const PieceReader<kA> a = read_right_first(a_tile).from_column(first_a / 16);
+    const PieceReader<kB> b = read_down_first(b_tile).from_column(first_b / 16);
+#pragma unroll
+    for (int depth = 0; depth < kDepth / 16; ++depth) {
+        u32 left[4];
+        load_matrices_transposed(left, a.at(depth, 0));
+#pragma unroll
+        for (int n = 0; n < kN / 16; ++n) {
+            u32 right[4];
+            load_matrices_transposed(right, b.at(depth, n));
+            mma_16x8x16(c.x[0][2 * n], left, right[0], right[1]);
+            mma_16x8x16(c.x[0][2 * n + 1], left, right[2], right[3]);
         }
     }
 }

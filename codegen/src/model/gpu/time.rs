@@ -149,9 +149,13 @@ fn tiled(machine: &GpuMachine, workload: &GpuWorkload<'_>, kernel: &PlannedKerne
     } else {
         let tensor = flops / (machine.mma_flops * MMA_SHARE);
         let warps = f64::from(threads / 32);
-        // Each warp reads the whole tile of the other side for each of its products.
-        let other = f64::from(if kernel.pass == Pass::BackwardDkv { tile_m } else { tile_n });
-        let smem = warps * products * other * d * 2.0 / machine.smem_bytes_per_clock;
+        // Each warp reads the whole tile of the other side for each of its products; of dS K it makes half the columns.
+        let others = match kernel.pass {
+            Pass::BackwardDkv => products * f64::from(tile_m),
+            Pass::BackwardFused => 4.0 * f64::from(tile_m) + 0.5 * f64::from(tile_n),
+            _ => products * f64::from(tile_n),
+        };
+        let smem = warps * others * d * 2.0 / machine.smem_bytes_per_clock;
         // Softmax in the shadow of other warps of the same quarter of the multiprocessor.
         let covered = (blocks * warps / 4.0).min(3.0);
         let waiting = STEP_CLOCKS * 4.0 / (blocks * f64::from(stages.min(3)));

@@ -1,13 +1,15 @@
-// The workspace dq_accum of the fused backward: floats, in the order in which the tensor cores leave them, so that a piece of
+// The workspace dq_accum of a fused backward: floats, in the order in which the tensor cores leave them, so that a piece of
 // dQ moves as one contiguous block.
 //
 //   A query tile of kTileM rows is two pieces of 64 x 64 (kHeadDim 128: columns [64 x, 64 x + 64) of its 64 rows;
-//   kHeadDim 64: rows [64 x, 64 x + 64) of its 128). Thread t of a warpgroup holds 32 numbers of a piece; the four of column
-//   group c are the float4 number 128 c + t (rows and columns of a fragment: sm90_wgmma.cuh).
+//   kHeadDim 64: rows [64 x, 64 x + 64) of its 128). A piece is the result of four warps, 16 rows each; thread t of them holds
+//   32 numbers of it, and the four of column group c are the float4 number 128 c + t (rows and columns of a fragment:
+//   `Accumulator`, and sm90_wgmma.cuh).
 //   Tiles of sequence b begin at tile cu_q[b] / kTileM + b: sequences are padded to whole tiles, and a tile holds all heads.
 //
-//   Size: (total_q / kTileM + B) H kTileM D floats. The first block that comes to a tile and head stores its share, the others add
-//   theirs: dq_turn, an int for each, says which, and starts at zero. What lies behind the end of a sequence is never read.
+//   Size: (total_q / kTileM + B) H kTileM D floats. dq_turn, an int for each tile and head, says who came to it, and starts at
+//   zero. Hopper: the first block that comes stores its share, the others add theirs. sm_80: all add, to sums that start at zero.
+//   What lies behind the end of a sequence is never read.
 #pragma once
 #include "params.cuh"
 
@@ -15,6 +17,7 @@ namespace lg {
 
 constexpr int kDqPieceFloats = 64 * 64;
 constexpr int kDqPieceBytes = kDqPieceFloats * 4;
+constexpr int kDqPieceThreads = 128;
 static_assert(kTileM * kHeadDim == 2 * kDqPieceFloats, "a query tile is two pieces");
 
 // What dq_turn says of a tile. In the ordered variant: 0, or the number (and one) of the key tile that came last.
