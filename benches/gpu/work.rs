@@ -51,6 +51,7 @@ pub fn run(
         backward: item.pass.is_backward(),
         deterministic: item.pass == Pass::BackwardDeterministic,
         decode: item.pass.is_decode(),
+        group: (item.heads / item.kv_heads.max(1)) as u32,
     };
     let build = |cache: &KernelCache| -> Outcome<(GpuAttention, f64)> {
         let started = Instant::now();

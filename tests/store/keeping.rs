@@ -91,6 +91,7 @@ fn every_part_of_a_key_tells_problems_apart() {
         text(|p| p.pattern_hash = "x".into()),
         text(|p| p.pass = "decode".into()),
         text(|p| p.head_dim = 64),
+        text(|p| p.group = 8),
         text(|p| p.dtype = "fp16".into()),
         text(|p| p.softcap = true),
         text(|p| p.sink_logit = true),

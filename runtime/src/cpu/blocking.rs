@@ -16,8 +16,10 @@ use crate::store::length_bucket;
 pub struct TunedBlocking {
     /// For this pass,
     pub pass: PassGroup,
-    /// this element type
+    /// this element type,
     pub dtype: DType,
+    /// so many query heads of a KV head
+    pub group: usize,
     /// and about so many keys (a [`length_bucket`]).
     pub bucket: u64,
     /// The blocking.
@@ -77,7 +79,9 @@ impl Blockings {
         }
         let keys = problem.sequences.max_k() as u64;
         let wanted = length_bucket(keys).ilog2();
-        let fits = |tuned: &&TunedBlocking| tuned.pass == pass && tuned.dtype == dtype;
+        let fits = |tuned: &&TunedBlocking| {
+            (tuned.pass, tuned.dtype, tuned.group) == (pass, dtype, problem.shape.group())
+        };
         let nearest = |tuned: &&TunedBlocking| tuned.bucket.max(1).ilog2().abs_diff(wanted);
         let tuned = self.tuned.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(tuned) = tuned.iter().filter(fits).min_by_key(nearest) {

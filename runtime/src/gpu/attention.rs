@@ -26,11 +26,13 @@ pub struct GpuOptions {
     pub deterministic: bool,
     /// Load the decode kernel.
     pub decode: bool,
+    /// Query heads of a KV head in the calls to come, for which schedules were tuned; the kernels take any number.
+    pub group: u32,
 }
 
 impl Default for GpuOptions {
     fn default() -> Self {
-        GpuOptions { target: None, backward: true, deterministic: false, decode: true }
+        GpuOptions { target: None, backward: true, deterministic: false, decode: true, group: 1 }
     }
 }
 
@@ -102,7 +104,8 @@ impl GpuAttention {
             (wanted, _) => choose_target(device, wanted)?,
         };
         let listed = pattern.listed;
-        let tuned = tune::tuned_plans(cache, device, ir, shape, target, options.deterministic);
+        let tuned =
+            tune::tuned_plans((cache, device), ir, (shape, options.group, target), options.deterministic);
         let is_tuned = !tuned.is_empty();
         let build = Build { device, cache, target, shape, pattern, planned: tuned };
         let forward = vec![build.load(Pass::Forward)?];

@@ -91,6 +91,7 @@ impl GpuLlama {
                         backward: training,
                         deterministic: false,
                         decode: !training,
+                        group: (config.heads / config.kv_heads.max(1)) as u32,
                     };
                     let (ir, canonical) = (attention.ir(), attention.ir().to_string());
                     let compiled = GpuAttention::new(device, cache, &canonical, ir, shape, options)?;

@@ -73,8 +73,8 @@ impl Attention {
 
     /// Takes what was tuned for this mask on this machine. Other tiles sum in another order: results change in their last bits.
     pub fn use_tuned(&self, store: &Store) {
-        let (head_dim, kernel) = (self.shape.head_dim() as u32, &self.kernel);
-        kernel.use_tuned(tuned_blockings(store, &self.ir, head_dim, kernel.isa(), kernel.threads()));
+        let kernel = &self.kernel;
+        kernel.use_tuned(tuned_blockings(store, &self.ir, self.shape, kernel.isa(), kernel.threads()));
     }
 
     /// The mask.

@@ -137,7 +137,7 @@ pub fn copy_rows(from: &Path, into: &mut Connection) -> rusqlite::Result<Transfe
     copy(&source, into)
 }
 
-/// Copies the rows that match their checksums, all in one transaction. A table that cannot be read is an empty one; only
+/// Copies the rows that match their checksums, all in one transaction; tuning results of an older layout stay behind. A table that cannot be read is an empty one; only
 /// a failure to write is an error.
 fn copy(source: &Connection, target: &mut Connection) -> rusqlite::Result<Transferred> {
     let transaction = target.transaction()?;
@@ -151,14 +151,16 @@ fn copy(source: &Connection, target: &mut Connection) -> rusqlite::Result<Transf
     })?;
     each(source, &format!("SELECT {}", tuned::CHOICES), RawValue::from_row, |row| {
         match row.is_whole() {
-            true => sum.tuned += row.merge_choice(&transaction)?,
+            true if row.is_of_this_form() => sum.tuned += row.merge_choice(&transaction)?,
+            true => {}
             false => sum.damaged += 1,
         }
         Ok(())
     })?;
     each(source, &format!("SELECT {} ORDER BY id", tuned::TRIALS), RawValue::from_row, |row| {
         match row.is_whole() {
-            true => sum.trials += row.merge_trial(&transaction)?,
+            true if row.is_of_this_form() => sum.trials += row.merge_trial(&transaction)?,
+            true => {}
             false => sum.damaged += 1,
         }
         Ok(())

@@ -14,6 +14,8 @@ pub struct TuneProblem {
     pub pass: String,
     /// D.
     pub head_dim: u32,
+    /// Query heads of a KV head.
+    pub group: u32,
     /// `bf16`, `fp16` or `f32`.
     pub dtype: String,
     /// Scores are capped.
@@ -152,6 +154,11 @@ impl RawValue {
         let (problem, bucket, made, value, checksum) =
             (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
         Ok(RawValue { problem, bucket, made, value, checksum })
+    }
+
+    /// Whether the key has every part that keys have now: one of an older layout tells too little apart.
+    pub fn is_of_this_form(&self) -> bool {
+        serde_json::from_str::<TuneProblem>(&self.problem).is_ok()
     }
 
     pub fn is_whole(&self) -> bool {

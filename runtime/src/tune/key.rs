@@ -10,7 +10,7 @@ use longgen_codegen::target::Target;
 use crate::cpu::{Isa, TunedBlocking, processor_name};
 use crate::driver::{Device, driver_version};
 use crate::gpu::KernelCache;
-use crate::problem::DType;
+use crate::problem::{DType, HeadShape};
 use crate::store::{Store, TuneProblem, TunedChoice, length_bucket};
 
 /// 64 hexadecimal digits of a mask: equal for patterns that mean the same by the same rules, however they were written.
@@ -22,7 +22,7 @@ pub fn mask_hash(ir: &MaskIr) -> String {
 pub fn cpu_problem(
     ir: &MaskIr,
     pass: PassGroup,
-    head_dim: u32,
+    shape: HeadShape,
     dtype: DType,
     isa: Isa,
     threads: usize,
@@ -30,7 +30,8 @@ pub fn cpu_problem(
     TuneProblem {
         pattern_hash: mask_hash(ir),
         pass: pass.name().to_owned(),
-        head_dim,
+        head_dim: shape.head_dim() as u32,
+        group: shape.group() as u32,
         dtype: dtype.to_string(),
         softcap: false,
         sink_logit: false,
@@ -42,12 +43,12 @@ pub fn cpu_problem(
     }
 }
 
-/// The key of a mask on a GPU; `None` without NVRTC, whose version is part of it.
+/// The key of a mask on a GPU with `group` query heads to a KV head; `None` without NVRTC, whose version is part of it.
 pub fn gpu_problem(
     (cache, device): (&KernelCache, &Device),
     ir: &MaskIr,
     pass: PassGroup,
-    (shape, target): (Shape, Target),
+    (shape, group, target): (Shape, u32, Target),
     deterministic: bool,
 ) -> Option<TuneProblem> {
     let driver = driver_version().ok()?;
@@ -56,6 +57,7 @@ pub fn gpu_problem(
         pattern_hash: mask_hash(ir),
         pass: format!("{pass}{same_bits}"),
         head_dim: shape.head_dim,
+        group,
         dtype: shape.dtype.to_string(),
         softcap: shape.softcap,
         sink_logit: shape.sink_logit,
@@ -70,15 +72,13 @@ pub fn gpu_problem(
 /// What was tuned for a mask on a GPU. Kernels know no length, so the choice of the longest tuned length serves all: there a
 /// schedule matters most.
 pub fn tuned_plans(
-    cache: &KernelCache,
-    device: &Device,
+    (cache, device): (&KernelCache, &Device),
     ir: &MaskIr,
-    shape: Shape,
-    target: Target,
+    (shape, group, target): (Shape, u32, Target),
     deterministic: bool,
 ) -> Vec<GpuPlan> {
     let plan = |pass| {
-        let problem = gpu_problem((cache, device), ir, pass, (shape, target), deterministic)?;
+        let problem = gpu_problem((cache, device), ir, pass, (shape, group, target), deterministic)?;
         // A choice that an older version wrote may no longer parse: then there is none.
         chosen(cache.store(), &problem, u64::MAX)?.schedule.parse().ok()
     };
@@ -96,18 +96,25 @@ pub fn chosen(store: &Store, problem: &TuneProblem, tokens: u64) -> Option<Tuned
 pub fn tuned_blockings(
     store: &Store,
     ir: &MaskIr,
-    head_dim: u32,
+    shape: HeadShape,
     isa: Isa,
     threads: usize,
 ) -> Vec<TunedBlocking> {
+    let group = shape.group();
     let mut found = Vec::new();
     for pass in PassGroup::ALL {
         for dtype in [DType::F32, DType::Bf16, DType::F16] {
-            let problem = cpu_problem(ir, pass, head_dim, dtype, isa, threads);
+            let problem = cpu_problem(ir, pass, shape, dtype, isa, threads);
             let choices = store.tuned_buckets(&problem).into_iter();
             // A choice that an older version wrote may no longer parse: then there is none.
             let parsed = choices.filter_map(|(bucket, choice)| Some((bucket, choice.schedule.parse().ok()?)));
-            found.extend(parsed.map(|(bucket, blocking)| TunedBlocking { pass, dtype, bucket, blocking }));
+            found.extend(parsed.map(|(bucket, blocking)| TunedBlocking {
+                pass,
+                dtype,
+                group,
+                bucket,
+                blocking,
+            }));
         }
     }
     found

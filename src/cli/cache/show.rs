@@ -121,7 +121,7 @@ fn print_choice(
     choice: &TunedChoice,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    let TuneProblem { head_dim, dtype, target, device, driver, compiler, generator, .. } = problem;
+    let TuneProblem { head_dim, group, dtype, target, device, driver, compiler, generator, .. } = problem;
     let from = &choice.provenance;
     let finished = if from.finished { "searched to the end" } else { "stopped at its budget" };
     let tried = format!("{} of {} candidates, {finished}", from.candidates_timed, from.candidates);
@@ -130,7 +130,7 @@ fn print_choice(
         ("tuned", id.to_owned()),
         ("pattern", from.pattern.trim().to_owned()),
         ("pass", problem.pass.clone()),
-        ("shape", format!("D {head_dim}, {dtype}")),
+        ("shape", format!("D {head_dim}, {dtype}, {group} query heads to a KV head")),
         ("tokens", format!("{} to {}", number::grouped(shortest), number::grouped(longest))),
         ("for", format!("{target} on {device}, driver {driver}, {compiler}")),
         ("schedule", choice.schedule.clone()),

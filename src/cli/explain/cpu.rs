@@ -24,7 +24,7 @@ pub fn explain(explained: &Explained<'_>, out: &mut dyn Write) -> Result<(), Cli
     let attention = CpuAttention::new(ir, shape.head_dim()).map_err(CliError::failure)?;
     let threads = attention.threads();
     let head_dim = shape.head_dim() as u32;
-    attention.use_tuned(tuned_blockings(&store::open(), ir, head_dim, attention.isa(), threads));
+    attention.use_tuned(tuned_blockings(&store::open(), ir, shape, attention.isa(), threads));
     let tokens = args.length as usize;
     let queries = if args.pass == PassGroup::Decode { 1 } else { tokens };
     let sequences = Sequences::new(vec![0, queries], vec![0, tokens], None).map_err(CliError::failure)?;

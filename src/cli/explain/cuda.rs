@@ -84,7 +84,8 @@ fn tuned(
     target: Target,
 ) -> Result<Option<GpuPlan>, CliError> {
     let cache = explained.args.nvrtc.kernel_cache()?;
-    let plans = tuned_plans(&cache, device, &explained.subject.ir, shape, target, false);
+    let group = explained.shape.group() as u32;
+    let plans = tuned_plans((&cache, device), &explained.subject.ir, (shape, group, target), false);
     let pass = explained.args.pass.name();
     Ok(plans.into_iter().find(|plan| plan.kernels.iter().any(|kernel| kernel.pass.name().starts_with(pass))))
 }

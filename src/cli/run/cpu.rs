@@ -15,12 +15,11 @@ use crate::cli::{CliError, store};
 /// [`CliError::Failure`] for a head dimension without kernels.
 pub fn run(subject: &Subject, input: &Input, backward: bool) -> Result<Results, CliError> {
     let problem = &input.problem;
-    let head_dim = problem.shape.head_dim();
-    let attention = CpuAttention::new(&subject.ir, head_dim).map_err(CliError::failure)?;
+    let attention = CpuAttention::new(&subject.ir, problem.shape.head_dim()).map_err(CliError::failure)?;
     attention.use_tuned(tuned_blockings(
         &store::open(),
         &subject.ir,
-        head_dim as u32,
+        problem.shape,
         attention.isa(),
         attention.threads(),
     ));

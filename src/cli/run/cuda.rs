@@ -34,7 +34,8 @@ pub fn run(subject: &Subject, input: &Input, backward: bool, nvrtc: &NvrtcArgs) 
     let shape = shape(subject, input).map_err(CliError::failure)?;
     let device = Device::open(0).map_err(CliError::failure)?;
     let cache = nvrtc.kernel_cache()?;
-    let options = GpuOptions { target: None, backward, deterministic: true, decode: false };
+    let group = input.problem.shape.group() as u32;
+    let options = GpuOptions { target: None, backward, deterministic: true, decode: false, group };
     let canonical = subject.pattern.to_string();
     GpuAttention::new(&device, &cache, &canonical, &subject.ir, shape, options)
         .and_then(|attention| compute(&attention, input, backward))

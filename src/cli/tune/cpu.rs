@@ -17,9 +17,9 @@ pub fn search(request: &Request, session: &Session<'_>) -> Result<Vec<TuneReport
     let mut reports = Vec::with_capacity(searches.len());
     for (n, &search) in searches.iter().enumerate() {
         let mut bench = bench(request, search)?;
-        let head_dim = request.shape.head_dim() as u32;
         let threads = rayon::current_num_threads();
-        let problem = cpu_problem(&request.ir, search.pass, head_dim, request.dtype, bench.isa(), threads);
+        let problem =
+            cpu_problem(&request.ir, search.pass, request.shape, request.dtype, bench.isa(), threads);
         let key = TuneKey::new(problem, search.tokens.into());
         reports.push(session.search(search, searches.len() - n - 1, &key, &mut bench)?);
     }

@@ -46,7 +46,8 @@ pub fn search(args: &Args, request: &Request, session: &Session<'_>) -> Result<V
     for &tokens in &request.lengths {
         let mut tensors = GpuTensors::new(&tuner, tokens, backward).map_err(CliError::failure)?;
         for &pass in &request.passes {
-            let problem = gpu_problem((&cache, &device), &request.ir, pass, (shape, target), false);
+            let group = request.shape.group() as u32;
+            let problem = gpu_problem((&cache, &device), &request.ir, pass, (shape, group, target), false);
             let Some(problem) = problem else { continue };
             let key = TuneKey::new(problem, tokens.into());
             left -= 1;
