@@ -73,9 +73,11 @@ class Bundle:
             self.kernels.append(Kernel(fields, image, manifest))
 
     def find(self, pattern, pass_name, head_dim, dtype, capability):
-        """The kernels of a pass that suit a device best, in launch order; KeyError for none."""
+        """The kernels of a pass that suit a device best, in launch order; KeyError for none.
+
+        Kernels with `listed` are passed over: only the Rust runtime makes their lists."""
         wanted = (pattern, pass_name, head_dim, dtype)
-        fits = [k for k in self.kernels if (k.pattern, k.pass_name, k.head_dim, k.dtype) == wanted]
+        fits = [k for k in self.kernels if not k.listed and (k.pattern, k.pass_name, k.head_dim, k.dtype) == wanted]
         best = max(fits, key=lambda k: k.rank(*capability), default=None)
         if best is None or best.rank(*capability) == 0:
             raise KeyError(f"no {pass_name} kernel of {pattern!r}, D {head_dim}, {dtype} for {capability}")

@@ -66,6 +66,17 @@ pub struct Args {
     json: bool,
 }
 
+/// A pattern whose kernels C and Python could not launch.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "`{label}` has no closed form: its tiles come from lists that depend on the lengths and that only the Rust runtime makes, so
+C and Python could not launch its kernels. Write it with clauses that have one (`lgc report` then says `closed form`); or
+take it into a Rust program, with `Bundle::compile` in its build script (examples/build_time) or NVRTC beside it"
+)]
+struct Listed {
+    label: String,
+}
+
 /// A pattern and what C and Python call it.
 struct Named {
     label: String,
@@ -79,6 +90,9 @@ impl Args {
             let mask = MaskArgs { pattern: argument.clone(), layer: None };
             let subject = mask.subject()?;
             let label = label(&subject);
+            if subject.code().listed {
+                return Err(CliError::usage(Listed { label }));
+            }
             if named.iter().any(|other| other.label == label) {
                 return Err(CliError::usage(format!(
                     "two of the patterns are called `{label}`: name them apart"

@@ -192,12 +192,13 @@ static inline uint32_t lgk_rank(const lgk_kernel* kernel, uint32_t major, uint32
 
 // The kernels of a pass that suit a device of compute capability major.minor best, in launch order; NULL for none. The
 // passes of one computation must be of one target: a backward whose first kernel is of sm_90a needs all of sm_90a.
+// Kernels with `listed` are passed over: only the Rust runtime makes their lists.
 static inline const lgk_kernel* lgk_find(const void* bytes, const char* pattern, const char* pass, uint32_t head_dim,
                                          const char* dtype, uint32_t major, uint32_t minor, uint32_t* count) {
     const lgk_kernel* best = NULL;
     for (uint32_t i = 0; i < lgk_head(bytes)->kernel_count; ++i) {
         const lgk_kernel* kernel = lgk_kernels(bytes) + i;
-        if (kernel->step != 0 || kernel->head_dim != head_dim || strncmp(kernel->pattern, pattern, 64) != 0) continue;
+        if (kernel->step != 0 || kernel->listed || kernel->head_dim != head_dim || strncmp(kernel->pattern, pattern, 64) != 0) continue;
         if (strncmp(kernel->pass, pass, 24) != 0 || strncmp(kernel->dtype, dtype, 8) != 0) continue;
         const uint32_t rank = lgk_rank(kernel, major, minor);
         if (rank > 0 && (best == NULL || rank > lgk_rank(best, major, minor))) best = kernel;

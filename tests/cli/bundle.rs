@@ -2,6 +2,9 @@
 
 use super::{command, fails, names_in, path};
 
+/// Two residues in one conjunction.
+const LISTED: &str = "(stride=2) & (stride=3)";
+
 #[test]
 fn wrong_command_lines() {
     for (arguments, words) in [
@@ -12,6 +15,7 @@ fn wrong_command_lines() {
         (&["bundle", "mistral", "--arch", ""], &["unknown architecture"]),
         (&["bundle", "mistral", "--head-dim", "100"], &["100", "multiple of 32"]),
         (&["bundle", "mistral", "--dtype", "bf16,f32"], &["f32", "bf16, fp16"]),
+        (&["bundle", LISTED], &["no closed form", "C and Python", "lgc report", "examples/build_time"]),
         (&["bundle", "mistral", "--pass", "sideways"], &["sideways", "decode"]),
     ] {
         fails(arguments, 2, words);
