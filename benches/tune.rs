@@ -1,9 +1,10 @@
 //! How near the tuner comes to an exhaustive search, and the model's first guess to both.
 //!
-//! `cargo bench --bench tune -- [--device cpu|cuda] [--pattern TEXT]... [--lengths A,B,C] [--pass NAME] [--repeats R] [--cpu-time]`.
+//! `cargo bench --bench tune -- [--device cpu|cuda] [--pattern TEXT]... [--lengths A,B,C] [--pass NAME] [--repeats R] [--cpu-time] [--all]`.
 //! For each pattern and length every candidate that can run is timed R times, all taking turns, those that the model prunes
 //! too; then the tuner searches as `lgc tune` does. Printed: the tuner's choice and the first guess over the best of the
-//! exhaustive search, by the times of the exhaustive search; and whether pruning kept the best.
+//! exhaustive search, by the times of the exhaustive search; and whether pruning kept the best. With `--all` the time of
+//! every candidate is printed beside the model's, which is what the model's costs are fitted to.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ const PATTERNS: [&str; 3] = ["full", "sink=4, window=1024", "longgen-stride"];
 struct Options {
     cuda: bool,
     cpu_time: bool,
+    all: bool,
     patterns: Vec<String>,
     lengths: Vec<u32>,
     pass: PassGroup,
@@ -124,6 +126,13 @@ where
     let best = times.iter().min_by(|a, b| summary(statistic, &a.1).total_cmp(&summary(statistic, &b.1)));
     let best = best.map(|(n, _)| *n).ok_or("no candidate runs")?;
     let best_seconds = time(&candidates[best].candidate);
+    if options.all {
+        eprintln!("  {name}, {}, {}: time and expected time in ms", options.pass, bench.describe());
+        for (n, times) in &times {
+            let (ranked, seconds) = (&candidates[*n], summary(statistic, times));
+            eprintln!("  {:>10.3} {:>10.3}  {}", 1e3 * seconds, 1e3 * ranked.seconds, ranked.candidate);
+        }
+    }
 
     // The store is this search's own: its key tells nothing apart.
     let (store, key) =
@@ -159,6 +168,7 @@ fn options() -> Outcome<Options> {
     let mut options = Options {
         cuda: false,
         cpu_time: false,
+        all: false,
         patterns: Vec::new(),
         lengths: vec![1024, 4096, 16384],
         pass: PassGroup::Forward,
@@ -170,6 +180,7 @@ fn options() -> Outcome<Options> {
         match arg.as_str() {
             "--device" => options.cuda = value()? == "cuda",
             "--cpu-time" => options.cpu_time = true,
+            "--all" => options.all = true,
             "--pattern" => options.patterns.push(value()?),
             "--lengths" => options.lengths = value()?.split(',').map(str::parse).collect::<Result<_, _>>()?,
             "--repeats" => options.repeats = value()?.parse()?,

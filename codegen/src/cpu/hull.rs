@@ -1,114 +1,113 @@
-//! Which rows of a masked tile some of its lanes see: what lies before and behind them need not be computed.
+//! The rule of the parts of a masked tile (`parts.rs`) as generated code.
 
 use std::mem::offset_of;
 
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{InstBuilder, Value, types};
+use cranelift_frontend::Variable;
 
-use super::abi::{Item, STRIP};
+use super::abi::Item;
 use super::emit::{Declared, Emit, Unit, item_field};
-use super::mask::Lanes;
+use super::parts::{self, Lanes, Steps, Tile};
 
-/// Rows are left out in whole chunks of this many: as fine as the strips, and few enough to ask for each.
-const CHUNK: i64 = STRIP as i64;
-/// Strips that are asked for together: the product of a single strip loads a number for each multiply-add, and computes
-/// what it saves in the time it loses.
-pub(super) const STRIPS: i64 = 2;
-
-/// `(item, rows, strip, strips)` to `(first, end)`: outside these rows of the tile no pair of so many strips from `strip` on is
-/// visible. Empty, behind the tile, where none is.
+/// `(item, rows, strip, strips)` to `(first, end)`, as [`parts::hull`].
 pub(super) fn define(unit: &mut Unit, lanes: Lanes, next_keys: &Declared) -> Declared {
     unit.define("hull", &[types::I64; 4], &[types::I64; 2], |e, args| {
         let &[item, rows, strip, strips] = args else { unreachable!("a hull has four parameters") };
-        let columns = tokens_of(e, item, strip, strips);
-        let hull = Hull { item, rows, lanes, columns, next_keys };
-        let zero = e.int(0);
-        let first = e.variable(zero);
-        e.while_loop(
-            |e| {
-                let at = e.get(first);
-                let inside = e.b.ins().icmp(IntCC::SignedLessThan, at, rows);
-                hull.is_unseen(e, inside, at)
-            },
-            |e| {
-                let at = e.get(first);
-                let next = e.b.ins().iadd_imm_s(at, CHUNK);
-                e.set(first, next);
-            },
-        );
-        let first = e.get(first);
-        // Behind the tile where nothing is seen: the loop below then stops at once.
-        let first = e.smaller(first, rows);
-        let chunks = e.b.ins().iadd_imm_s(rows, CHUNK - 1);
-        let behind = e.b.ins().band_imm_s(chunks, -CHUNK);
-        let end = e.variable(behind);
-        e.while_loop(
-            |e| {
-                let end = e.get(end);
-                let last = e.b.ins().iadd_imm_s(end, -CHUNK);
-                let inside = e.b.ins().icmp(IntCC::SignedGreaterThan, last, first);
-                hull.is_unseen(e, inside, last)
-            },
-            |e| {
-                let end_now = e.get(end);
-                let last = e.b.ins().iadd_imm_s(end_now, -CHUNK);
-                e.set(end, last);
-            },
-        );
-        let end = e.get(end);
-        let end = e.smaller(end, rows);
+        let (first, end) = parts::hull(e, &ItemTile { item, lanes, next_keys }, rows, (strip, strips));
         e.b.ins().return_(&[first, end]);
     })
 }
 
-/// The box of these strips and the rows of a tile.
-struct Hull<'a> {
+/// The tile that a work item is at.
+struct ItemTile<'a> {
     item: Value,
-    rows: Value,
     lanes: Lanes,
-    /// First and one past the last token of the strips.
-    columns: (Value, Value),
     next_keys: &'a Declared,
 }
 
-impl Hull<'_> {
-    /// Whether the chunk at row `at` is `inside` the tile and shows the strips nothing.
-    fn is_unseen(&self, e: &mut Emit<'_>, inside: Value, at: Value) -> Value {
-        let no = e.b.ins().iconst(types::I8, 0);
-        let unseen = e.variable(no);
-        e.if_then(inside, |e| {
-            let stop = e.b.ins().iadd_imm_s(at, CHUNK);
-            let stop = e.smaller(stop, self.rows);
-            let last = e.b.ins().iadd_imm_s(stop, -1);
-            let indices = item_field!(e, self.item, row_index);
-            let begin = e.index_at(indices, at);
-            let end = e.index_at(indices, last);
-            let end = e.b.ins().iadd_imm_s(end, 1);
-            let (queries, keys) = match self.lanes {
-                Lanes::Queries => (self.columns, (begin, end)),
-                Lanes::Keys => ((begin, end), self.columns),
-            };
-            let g = item_field!(e, self.item, g);
-            let run = e.call(self.next_keys, &[g, queries.0, queries.1, keys.0]);
-            let none = e.b.ins().icmp(IntCC::SignedGreaterThanOrEqual, run[0], keys.1);
-            e.set(unseen, none);
-        });
-        e.get(unseen)
+impl<'b> Tile<Emit<'b>> for ItemTile<'_> {
+    fn lanes(&self) -> Lanes {
+        self.lanes
+    }
+    fn row(&self, e: &mut Emit<'b>, at: Value) -> Value {
+        let indices = item_field!(e, self.item, row_index);
+        e.index_at(indices, at)
+    }
+    fn lane(&self, e: &mut Emit<'b>, at: Value) -> Value {
+        let indices = item_field!(e, self.item, lane_index);
+        e.index_at(indices, at)
+    }
+    fn lane_end(&self, e: &mut Emit<'b>) -> Value {
+        item_field!(e, self.item, lane_end)
+    }
+    fn next_keys(&self, e: &mut Emit<'b>, queries: (Value, Value), key: Value) -> Value {
+        let g = item_field!(e, self.item, g);
+        e.call(self.next_keys, &[g, queries.0, queries.1, key])[0]
     }
 }
 
-/// First and one past the last token of the lanes of these strips. Lanes not in use hold no token, and come last.
-fn tokens_of(e: &mut Emit<'_>, item: Value, strip: Value, strips: Value) -> (Value, Value) {
-    let indices = item_field!(e, item, lane_index);
-    let first = e.b.ins().imul_imm_s(strip, STRIP as i64);
-    let behind = e.b.ins().iadd(strip, strips);
-    let behind = e.b.ins().imul_imm_s(behind, STRIP as i64);
-    let last = e.b.ins().iadd_imm_s(behind, -1);
-    let first = e.index_at(indices, first);
-    let last = e.index_at(indices, last);
-    let end = e.b.ins().iadd_imm_s(last, 1);
-    let lane_end = item_field!(e, item, lane_end);
-    let clipped = e.smaller(end, lane_end);
-    let in_use = e.b.ins().icmp(IntCC::SignedGreaterThanOrEqual, last, first);
-    (first, e.b.ins().select(in_use, clipped, lane_end))
+impl Steps for Emit<'_> {
+    type Int = Value;
+    type Truth = Value;
+    type Variable = Variable;
+
+    fn int(&mut self, value: i64) -> Value {
+        Emit::int(self, value)
+    }
+    fn plus(&mut self, a: Value, b: i64) -> Value {
+        self.b.ins().iadd_imm_s(a, b)
+    }
+    fn sum(&mut self, a: Value, b: Value) -> Value {
+        self.b.ins().iadd(a, b)
+    }
+    fn difference(&mut self, a: Value, b: Value) -> Value {
+        self.b.ins().isub(a, b)
+    }
+    fn times(&mut self, a: Value, b: i64) -> Value {
+        self.b.ins().imul_imm_s(a, b)
+    }
+    fn round_up(&mut self, a: Value, to: i64) -> Value {
+        let above = self.b.ins().iadd_imm_s(a, to - 1);
+        self.b.ins().band_imm_s(above, -to)
+    }
+    fn smaller(&mut self, a: Value, b: Value) -> Value {
+        Emit::smaller(self, a, b)
+    }
+    fn select(&mut self, condition: Value, a: Value, b: Value) -> Value {
+        self.b.ins().select(condition, a, b)
+    }
+    fn less(&mut self, a: Value, b: Value) -> Value {
+        self.b.ins().icmp(IntCC::SignedLessThan, a, b)
+    }
+    fn equal(&mut self, a: Value, b: Value) -> Value {
+        self.b.ins().icmp(IntCC::Equal, a, b)
+    }
+    fn not(&mut self, a: Value) -> Value {
+        self.b.ins().bxor_imm_u(a, 1)
+    }
+    fn both(&mut self, a: Value, b: impl FnOnce(&mut Self) -> Value) -> Value {
+        let no = self.b.ins().iconst(types::I8, 0);
+        let holds = Emit::variable(self, no);
+        Emit::if_then(self, a, |e| {
+            let b = b(e);
+            Emit::set(e, holds, b);
+        });
+        Emit::get(self, holds)
+    }
+    fn variable(&mut self, start: Value) -> Variable {
+        Emit::variable(self, start)
+    }
+    fn get(&mut self, variable: Variable) -> Value {
+        Emit::get(self, variable)
+    }
+    fn set(&mut self, variable: Variable, value: Value) {
+        Emit::set(self, variable, value);
+    }
+    fn while_loop(&mut self, condition: impl FnMut(&mut Self) -> Value, body: impl FnMut(&mut Self)) {
+        Emit::while_loop(self, condition, body);
+    }
+    fn if_then(&mut self, condition: Value, then: impl FnOnce(&mut Self)) {
+        Emit::if_then(self, condition, then);
+    }
 }

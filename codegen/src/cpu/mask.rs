@@ -8,17 +8,9 @@ use cranelift_frontend::Variable;
 
 use super::abi::{Item, LANES};
 use super::emit::{Declared, Emit, Unit};
+use super::parts::Lanes;
 use super::program::{LaneProgram, Varies, reinterpret};
 use crate::scalar::Program;
-
-/// What the lanes of a tile are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lanes {
-    /// Lanes are query rows, rows are keys: forward and dQ.
-    Queries,
-    /// Lanes are keys, rows are queries: dK and dV.
-    Keys,
-}
 
 const FLAGS: MemFlagsData = MemFlagsData::trusted();
 /// `(item, first row, rows, first lane, lanes)`: a part of the score tile.

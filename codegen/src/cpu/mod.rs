@@ -13,6 +13,7 @@ mod hull;
 mod jit;
 mod kernels;
 mod mask;
+pub(crate) mod parts;
 mod portable;
 mod program;
 mod stairs;

@@ -7,6 +7,7 @@ use cranelift_codegen::ir::{InstBuilder, Value};
 
 use super::abi::{Item, LANES, STRIP};
 use super::emit::{Declared, Emit, callee};
+use super::parts;
 
 /// The rows and strips of a part, and the rows that all its strips are computed with.
 pub(super) struct Stairs {
@@ -20,8 +21,7 @@ pub(super) struct Stairs {
 }
 
 impl Stairs {
-    /// Of the part `(item, first row, end, first strip, strips)`. Only pairs of strips have stairs: whoever asks for two strips
-    /// knows all between the first and the last.
+    /// Of the part `(item, first row, end, first strip, strips)`, as [`parts::stairs`].
     pub(super) fn new(
         e: &mut Emit<'_>,
         hull: Option<&Declared>,
@@ -33,29 +33,15 @@ impl Stairs {
         let Some(hull) = hull else {
             return Stairs { item, rows, strips, first: zero, end: rows };
         };
-        let (first, end) = (e.variable(zero), e.variable(rows));
         let is_pair = e.b.ins().icmp_imm_s(IntCC::Equal, strips, 2);
         let is_masked = e.b.ins().bxor_imm_u(is_full, 1);
         let may_have = e.b.ins().band(is_pair, is_masked);
-        e.if_then(may_have, |e| {
-            let one = e.int(1);
-            let last_strip = e.b.ins().iadd_imm_s(first_strip, 1);
-            let upper = e.call(hull, &[item, end_row, first_strip, one]);
-            let lower = e.call(hull, &[item, end_row, last_strip, one]);
-            let ordered = |e: &mut Emit<'_>, a, b| e.b.ins().icmp(IntCC::SignedLessThanOrEqual, a, b);
-            let firsts = ordered(e, upper[0], lower[0]);
-            let ends = ordered(e, upper[1], lower[1]);
-            let overlap = ordered(e, lower[0], upper[1]);
-            let both = e.b.ins().band(firsts, ends);
-            let has_stairs = e.b.ins().band(both, overlap);
-            e.if_then(has_stairs, |e| {
-                let lower_first = e.b.ins().isub(lower[0], first_row);
-                e.set(first, lower_first);
-                let upper_end = e.b.ins().isub(upper[1], first_row);
-                e.set(end, upper_end);
-            });
-        });
-        Stairs { item, rows, strips, first: e.get(first), end: e.get(end) }
+        let seen = |e: &mut Emit<'_>, strip, strips| {
+            let seen = e.call(hull, &[item, end_row, strip, strips]);
+            (seen[0], seen[1])
+        };
+        let (first, end) = parts::stairs(e, may_have, (first_row, end_row, first_strip), seen);
+        Stairs { item, rows, strips, first, end }
     }
 
     /// `C = A B` by rows; those rows of a strip that are left out keep what they hold.

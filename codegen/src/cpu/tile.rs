@@ -7,7 +7,7 @@ use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Value, types};
 
 use super::abi::{Item, LANES, STRIP};
 use super::emit::{Declared, Emit, Unit, callee, item_field};
-use super::hull;
+use super::parts::each_part;
 use super::stairs::Stairs;
 
 /// Kinds of tiles, from no mask to the whole element test; the larger covers the smaller.
@@ -59,42 +59,16 @@ pub(super) fn define_tile(unit: &mut Unit, pass: Pass, head_dim: usize, mask: &M
         e.if_else(
             is_full,
             |e| compute(e, (zero, rows), (zero, strips)),
-            |e| each_part(e, (item, rows), strips, hull, compute),
+            |e| {
+                let seen = |e: &mut Emit<'_>, strip, together| {
+                    let seen = e.call(hull, &[item, rows, strip, together]);
+                    (seen[0], seen[1])
+                };
+                each_part(e, strips, seen, compute);
+            },
         );
         e.b.ins().return_(&[]);
     })
-}
-
-/// Runs `compute(rows, strips)` for each part of a masked tile that may hold a visible pair.
-fn each_part(
-    e: &mut Emit<'_>,
-    (item, rows): (Value, Value),
-    strips: Value,
-    hull: &Declared,
-    compute: impl Fn(&mut Emit<'_>, (Value, Value), (Value, Value)),
-) {
-    let zero = e.int(0);
-    let (open, first, end) = (e.variable(zero), e.variable(zero), e.variable(zero));
-    let close = |e: &mut Emit<'_>, strip: Value| {
-        let (open, first, end) = (e.get(open), e.get(first), e.get(end));
-        let some = e.b.ins().icmp(IntCC::SignedLessThan, first, end);
-        e.if_then(some, |e| compute(e, (first, end), (open, strip)));
-    };
-    e.count(strips, hull::STRIPS, |e, strip| {
-        let together = e.int(hull::STRIPS);
-        let seen = e.call(hull, &[item, rows, strip, together]);
-        let (first_before, end_before) = (e.get(first), e.get(end));
-        let moved = e.b.ins().icmp(IntCC::NotEqual, seen[0], first_before);
-        let resized = e.b.ins().icmp(IntCC::NotEqual, seen[1], end_before);
-        let differs = e.b.ins().bor(moved, resized);
-        e.if_then(differs, |e| {
-            close(e, strip);
-            e.set(open, strip);
-            e.set(first, seen[0]);
-            e.set(end, seen[1]);
-        });
-    });
-    close(e, strips);
 }
 
 /// `(item, a, a_stride, b, b_stride, kind, stats, first row, end, first strip, end)`: a part of a tile.

@@ -11,8 +11,8 @@ pub use space::{candidates, first_choice};
 
 use super::workload::{PassGroup, Workload, samples};
 use crate::cpu::Blocking;
-use crate::cpu::abi::STRIP;
-use walk::{Side, Walked};
+use crate::cpu::parts::Part;
+use walk::{Mask, Side, Step, Walked};
 
 /// A machine, as the model sees it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -49,7 +49,7 @@ pub struct CpuEstimate {
     pub steps: f64,
     /// Pairs computed.
     pub pairs: f64,
-    /// Pairs in tiles that need a mask.
+    /// Those of them under a mask.
     pub masked_pairs: f64,
 }
 
@@ -59,37 +59,53 @@ struct Costs {
     softmax: f64,
     /// Scores to gradients, per 16 pairs.
     gradient: f64,
-    /// Mask, per 16 pairs.
-    mask: f64,
-    /// Accumulator to registers and back, per 16 elements of a step.
+    /// Mask of the edge, and of tested pairs, per 16 of them.
+    edge: f64,
+    pairs: f64,
+    /// Look for infinities under a mask, per 16 elements of V.
+    finite: f64,
+    /// Accumulator to registers and back, per 16 elements of a part.
     update: f64,
-    /// Transposes of a tile's own rows, per element.
+    /// Transposes of a tile's own rows, per 16 elements.
     transpose: f64,
     /// Row into a buffer, per 16 elements.
     gather: f64,
-    /// Bookkeeping of a run and of a step.
-    step: f64,
+    /// The copy of all rows of a head into memory that is new to the process, per 16 elements.
+    copy: f64,
+    /// Bookkeeping of a part, of a tile of rows, of the parts of a masked one, and of a run.
+    part: f64,
+    tile: f64,
+    masked_tile: f64,
     run: f64,
+    /// Address of a page that is not known any more.
+    page: f64,
+    /// Measured time of the products over the clocks counted, by strips of lanes: narrow blocks load more for each multiply-add.
+    products: [f64; 4],
+    /// The same for the backward, whose products share more of what they load.
+    products_backward: [f64; 4],
 }
 
 const COSTS: Costs = Costs {
-    softmax: 16.0,
-    gradient: 18.0,
-    mask: 30.0,
-    update: 2.0,
-    transpose: 2.0,
-    gather: 3.0,
-    step: 120.0,
-    run: 40.0,
+    softmax: 15.0,
+    gradient: 26.0,
+    edge: 12.0,
+    pairs: 40.0,
+    finite: 1.0,
+    update: 1.5,
+    transpose: 12.0,
+    gather: 2.5,
+    copy: 20.0,
+    part: 60.0,
+    tile: 60.0,
+    masked_tile: 300.0,
+    run: 50.0,
+    page: 80.0,
+    products: [2.0, 1.45, 1.4, 1.25],
+    products_backward: [1.95, 1.4, 1.22, 1.15],
 };
-/// Rows that lie far apart cost their products this much more than rows that follow each other.
-const SCATTERED: f64 = 1.25;
-/// Distance between rows from which on that shows: they no longer share pages.
-const FAR_BYTES: u32 = 8 << 10;
-/// Measured time of the products over the clocks counted, by strips of lanes: narrow blocks load more for each multiply-add.
-const BY_STRIPS: [f64; 4] = [1.7, 1.24, 1.05, 1.0];
-/// The same for the backward, whose products share more of what they load.
-const BY_STRIPS_BACKWARD: [f64; 4] = [1.5, 1.1, 1.02, 1.0];
+/// Pages that a core's table of addresses holds; those of further rows are looked up anew by each tile.
+const KNOWN_PAGES: f64 = 2048.0;
+const PAGE_BYTES: f64 = 4096.0;
 /// Score tiles beyond this share the first-level cache with too much else.
 const SCORES_BYTES: f64 = 16384.0;
 /// What the products lose for each further such tile.
@@ -106,57 +122,69 @@ impl CpuMachine {
     }
 
     /// Clocks of a product of `rows` rows and `depth` steps over `strips` strips of 16 lanes.
-    fn product(&self, rows: f64, depth: f64, strips: u32, side: Side) -> f64 {
+    fn product(&self, rows: u32, depth: u32, strips: u32, side: Side) -> f64 {
         let (block, vectors, passes) = match (self.vectors, strips) {
-            (Vectors::Wide, 4) => (6, 4, 1.0),
-            (Vectors::Wide, 3) => (8, 3, 1.0),
-            (Vectors::Wide, strips) => (12, strips, 1.0),
-            (Vectors::Middle, strips) => (6, 2, f64::from(strips)),
-            (Vectors::Narrow, strips) => (4, 2, 2.0 * f64::from(strips)),
+            (Vectors::Wide, 4) => (6, 4, 1),
+            (Vectors::Wide, 3) => (8, 3, 1),
+            (Vectors::Wide, 2) => (12, 2, 1),
+            (Vectors::Wide, _) => (16, 1, 1),
+            (Vectors::Middle, strips) => (6, 2, strips),
+            (Vectors::Narrow, strips) => (4, 2, 2 * strips),
         };
-        let clocks = |rows: u32| {
-            let (rows, vectors) = (f64::from(rows), f64::from(vectors));
-            (rows * vectors / 2.0).max((rows + vectors) / 2.0).max(4.0)
-        };
-        let whole = rows as u32;
-        let (fours, twos) = (whole % block / 4, whole % block % 4 / 2);
-        let a_step = f64::from(whole / block) * clocks(block)
-            + f64::from(fours) * clocks(4)
-            + f64::from(twos) * clocks(2)
-            + f64::from(whole % 2) * clocks(1);
-        let by_strips = if side == Side::Forward { BY_STRIPS } else { BY_STRIPS_BACKWARD };
-        depth * a_step * passes * by_strips[strips.clamp(1, 4) as usize - 1]
+        let (mut left, mut a_step) = (rows, 0.0);
+        for block in [block, 8, 4, 2, 1] {
+            let (rows, vectors) = (f64::from(block), f64::from(vectors));
+            let clocks = (rows * vectors / 2.0).max((rows + vectors) / 2.0).max(4.0);
+            a_step += f64::from(left / block) * clocks;
+            left %= block;
+        }
+        let by_strips = if side == Side::Forward { COSTS.products } else { COSTS.products_backward };
+        f64::from(depth) * a_step * f64::from(passes) * by_strips[strips.clamp(1, 4) as usize - 1]
     }
 
     /// Clocks of what one tile of lanes walks.
     fn walk_clocks(&self, work: &Work, walked: &Walked) -> f64 {
         let d = f64::from(work.head_dim);
-        let strips = work.blocking.lanes.div_ceil(STRIP as u32);
-        let lanes = f64::from(strips) * STRIP as f64;
-        let mut clocks = walked.runs as f64 * COSTS.run;
+        let mut clocks = walked.runs as f64 * COSTS.run
+            + walked.tiles * COSTS.tile
+            + walked.masked_tiles * COSTS.masked_tile
+            + walked.gathered_rows * d * 2.0 / 16.0 * COSTS.gather;
         for step in &walked.steps {
-            let (rows, times) = (f64::from(step.rows), step.times);
-            let by_rows = self.product(rows, d, strips, work.side);
-            let by_columns = self.product(d, rows, strips, work.side);
-            let update = d * lanes / 16.0 * COSTS.update;
-            let scores = rows * lanes / 16.0;
-            let one = match work.side {
-                Side::Forward => by_rows + by_columns + update + scores * COSTS.softmax,
-                Side::DQuery => 2.0 * by_rows + by_columns + update + scores * COSTS.gradient,
-                Side::DKeyValue => 2.0 * (by_rows + by_columns + update) + scores * COSTS.gradient,
-            };
-            let masked = if step.masked { scores * COSTS.mask } else { 0.0 };
-            let gathers = if work.widened { step.rows } else { step.gathered };
-            let gathered = f64::from(gathers) * d * 2.0 / 16.0 * COSTS.gather;
-            let scattered = if work.scattered && step.gathered == 0 { SCATTERED } else { 1.0 };
-            let crowded = 1.0 + CROWDED * (rows * lanes * 4.0 / SCORES_BYTES - 1.0).max(0.0);
-            clocks += times * (one * scattered * crowded + masked + gathered + COSTS.step);
+            clocks += step.times * (self.part_clocks(work, step) + COSTS.part);
         }
         let own = match work.side {
             Side::Forward => 2.0,
             Side::DQuery | Side::DKeyValue => 4.0,
         };
-        clocks + own * d * lanes * COSTS.transpose
+        clocks + own * d * f64::from(work.blocking.lanes) / 16.0 * COSTS.transpose
+    }
+
+    /// Clocks of one part of a tile.
+    fn part_clocks(&self, work: &Work, step: &Step) -> f64 {
+        let Part { rows, strips, .. } = step.part;
+        let (before, behind) = step.part.alone;
+        let both = rows - before - behind;
+        let product = |rows, depth, strips| self.product(rows, depth, strips, work.side);
+        let d = work.head_dim;
+        let by_rows = product(before, d, 1) + product(both, d, strips) + product(behind, d, 1);
+        let by_columns = product(d, before + behind, 1) + product(d, both, strips);
+        let (d, rows, strips) = (f64::from(d), f64::from(rows), f64::from(strips));
+        let update = d * strips * COSTS.update;
+        let scores = rows * strips;
+        // Of rows, and of columns.
+        let (products, sums) = match work.side {
+            Side::Forward => (by_rows + by_columns + update, scores * COSTS.softmax),
+            Side::DQuery => (2.0 * by_rows + by_columns + update, scores * COSTS.gradient),
+            Side::DKeyValue => (2.0 * (by_rows + by_columns + update), scores * COSTS.gradient),
+        };
+        let looks = rows * d / 16.0 * COSTS.finite;
+        let mask = match step.mask {
+            Mask::None => 0.0,
+            Mask::Edge => scores * COSTS.edge + looks,
+            Mask::Pairs => scores * COSTS.pairs + looks,
+        };
+        let crowded = 1.0 + CROWDED * (rows * strips * 64.0 / SCORES_BYTES - 1.0).max(0.0);
+        (products + sums) * crowded + mask
     }
 
     /// What a pass takes with a blocking.
@@ -196,28 +224,33 @@ impl CpuMachine {
             let mut copies = false;
             let times = heads * each * batch * f64::from(shape.tiles_per_group);
             for tile in tiles {
-                let walked = walk::walk(workload, blocking, side, g, tile);
-                let uses = walked.rows() * f64::from(shape.tiles) / f64::from(workload.keys.max(1));
+                let mut walked = walk::walk(workload, blocking, side, g, tile);
+                let uses = walked.rows * f64::from(shape.tiles) / f64::from(workload.keys.max(1));
                 let copied = !is_compact(workload) && uses >= f64::from(blocking.copy_uses);
                 // 16-bit rows that are not copied are widened each time they are read.
                 let widened = workload.element_bytes < 4 && !copied;
-                let row_bytes = workload.kv_heads * workload.head_dim * workload.element_bytes;
-                let scattered = row_bytes >= FAR_BYTES && !copied;
+                if widened {
+                    let gathered = Blocking { gather_below: u32::MAX, ..blocking };
+                    walked = walk::walk(workload, gathered, side, g, tile);
+                    walked.gathered_rows = walked.rows;
+                }
                 copies |= copied;
-                let work = Work { head_dim: workload.head_dim, blocking, side, scattered, widened };
+                let pages = pages(workload, side, copied) * walked.rows;
+                let work = Work { head_dim: workload.head_dim, blocking, side };
                 clocks += times * self.walk_clocks(&work, &walked);
-                let lanes = f64::from(shape.lanes);
+                clocks += times * (pages - KNOWN_PAGES).max(0.0) * COSTS.page;
+                let (pairs, masked_pairs) = walked.pairs();
                 estimate.tiles += times;
-                estimate.steps += times * walked.steps.iter().map(|step| step.times).sum::<f64>();
-                estimate.pairs += times * lanes * walked.rows();
-                estimate.masked_pairs += times * lanes * walked.masked_rows();
+                estimate.steps += times * walked.tiles;
+                estimate.pairs += times * pairs;
+                estimate.masked_pairs += times * masked_pairs;
                 if side != Side::DKeyValue {
                     estimate.floor_seconds += times * walked.visible_pairs * f64::from(shape.heads);
                 }
             }
             if copies {
                 let elements = f64::from(workload.keys) * f64::from(workload.head_dim) * 2.0;
-                clocks += heads * batch * elements / 16.0 * COSTS.gather * 2.0;
+                clocks += heads * batch * elements / 16.0 * COSTS.copy;
             }
         }
         clocks
@@ -229,8 +262,14 @@ struct Work {
     head_dim: u32,
     blocking: Blocking,
     side: Side,
-    scattered: bool,
-    widened: bool,
+}
+
+/// Pages that the two rows of one token take for themselves: rows of a head lie as far apart as a token's heads are wide.
+fn pages(workload: &Workload<'_>, side: Side, copied: bool) -> f64 {
+    let heads = if side == Side::DKeyValue { workload.heads } else { workload.kv_heads };
+    let copy = workload.head_dim * size_of::<f32>() as u32;
+    let bytes = if copied { copy } else { heads * workload.head_dim * workload.element_bytes };
+    2.0 * (f64::from(bytes) / PAGE_BYTES).min(1.0)
 }
 
 /// Whether the rows of a head follow each other in f32 already.

@@ -23,17 +23,18 @@ pub fn candidates(machine: &CpuMachine, workload: &Workload<'_>) -> Vec<Ranked<B
                 let blocking = Blocking { lanes, rows, gather_below, copy_uses: COPY[0] };
                 let walked = sampled_walks(workload, blocking);
                 let twin = walks.iter().find(|(other, _)| same(other, &walked)).map(|(_, twin)| *twin);
+                let copying = machine.estimate(workload, blocking);
                 for copy_uses in COPY {
                     let candidate = Blocking { copy_uses, ..blocking };
-                    let seconds = machine.estimate(workload, candidate).seconds;
+                    let estimate = machine.estimate(workload, candidate);
+                    let seconds = estimate.seconds;
                     let rejected = match twin {
                         Some(twin) => {
                             let other = twin.gather_below;
                             Some(Rejection::Twin(format!("walks the same tiles as gather_below={other}")))
                         }
-                        None => {
-                            idle_lanes(workload, candidate).or_else(|| copies_nothing(workload, candidate))
-                        }
+                        None => idle_lanes(workload, candidate)
+                            .or_else(|| copies_nothing(workload, candidate, estimate == copying)),
                     };
                     all.push(Ranked { candidate, seconds, rejected });
                 }
@@ -74,9 +75,9 @@ fn idle_lanes(workload: &Workload<'_>, blocking: Blocking) -> Option<Rejection> 
     (blocking.lanes > filled.max(16)).then(|| Rejection::Twin(format!("{filled} lanes hold every query")))
 }
 
-/// A copy that cannot happen: rows of a single KV head lie together already.
-fn copies_nothing(workload: &Workload<'_>, blocking: Blocking) -> Option<Rejection> {
-    let needless = workload.pass == PassGroup::Decode || is_compact(workload);
+/// A copy that does not happen: rows of a single KV head lie together already, or too few tiles walk a row.
+fn copies_nothing(workload: &Workload<'_>, blocking: Blocking, same_as_copying: bool) -> Option<Rejection> {
+    let needless = workload.pass == PassGroup::Decode || is_compact(workload) || same_as_copying;
     (blocking.copy_uses == u32::MAX && needless)
         .then(|| Rejection::Twin("there is nothing to copy".to_owned()))
 }
@@ -88,5 +89,5 @@ fn sampled_walks(workload: &Workload<'_>, blocking: Blocking) -> Vec<walk::Walke
 }
 
 fn same(a: &[walk::Walked], b: &[walk::Walked]) -> bool {
-    a.iter().zip(b).all(|(a, b)| a.steps == b.steps)
+    a == b
 }
