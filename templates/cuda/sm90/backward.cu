@@ -14,22 +14,26 @@
 //     for each ticket that holds a unit                  for each unit
 //       for each head, each query tile m of the walk       wait K, V; zero rows past the last key
 //         wait Q empty;  send (m, kinds, head), load Q     for each message up to the last of the unit
-//         wait dO empty; load dO                             wait Q;  issue S^T = K Q^T
-//         write lse (base 2) and delta of the rows           wait dO; issue dP^T = V dO^T
-//         after the first: wait K, V empty; load them        wait S^T;  P^T = exp2(unit S^T - lse), masked
-//     send "no more units"                                   wait dP^T; dS^T = P^T (dP^T - delta)
-//                                                            issue dV += P^T dO;  dS to shared memory;  meet the other consumer
+//         wait dO empty; load dO                             wait Q;  issue S^T = K Q^T - lse
+//         write -lse and -delta of the rows                  wait dO; issue dP^T = V dO^T - delta
+//         after the first: wait K, V empty; load them        wait S^T;  P^T = exp2(unit S^T), masked;  issue dV += P^T dO
+//     send "no more units"                                   wait dP^T; dS^T = P^T dP^T
+//                                                            dS to shared memory;  meet the other consumer
 //   adding warp                                              issue dQ = dS K;  issue dK += dS^T Q
 //     for each message                                       wait dV, free dO;  wait dQ, stage it;  wait dK, free Q
 //       free it;  offer the staging areas                  free K, V;  write dV, dK (or add them to the sums of the sharers)
 //       dQ staged: store it in dq_accum, if nobody has, else add it
+//
+// Products and loads from shared memory pass through one queue in order: a load asked for after a product waits until all of that
+// product's operands are read. So S^T and dP^T begin with -lse and -delta in their accumulators, and nothing is loaded between
+// the issue of S^T and that of dV.
 //
 // Shared memory (bytes), D 128, 64 x 128          D 64, 128 x 128
 //   K, V      2 D kTileN each     65536              32768
 //   Q, dO     2 stages each       65536              65536
 //   dS        2 buffers           32768              65536     [key][query]: rows of 64 queries, swizzled like a panel
 //   dQ        2 pieces            32768              32768     floats on their way to dq_accum; 64 rows of dK or dV
-//   lse, delta  2 stages           1024               2048
+//   -lse, -delta  2 stages         1024               2048
 //   barriers, messages, units       416                416
 //   in all                       198048             199072
 //
@@ -53,7 +57,7 @@
 // key tile to the first, so a block waits only for tickets below its own, and the walks, which begin at the diagonal, follow
 // one another two steps apart.
 //
-// Tails. Rows of Q and dO past the end of the sequence become zeros in shared memory and get lse = +inf, so P = 0 there; so do
+// Tails. Rows of Q and dO past the end of the sequence become zeros in shared memory and get -lse = -inf, so P = 0 there; so do
 // rows that saw no key (lse = -inf). Rows of K and V past the end become zeros, and their P is masked: no NaN of a neighbour
 // meets a zero weight. dQ rows past the end go to the padding of dq_accum.
 //
@@ -80,6 +84,8 @@ using KeyColumns = MnMajor<panel_bytes(kTileN)>;   // K or dS, summed over keys
 struct Consumer {
     static constexpr int kScores = kTileM / 2;     // floats of S^T a thread
     static constexpr int kSums = kHeadDim / 2;     // floats of dK a thread
+    // A softcap bends S^T before lse is taken off, and leaves no registers for delta.
+    static constexpr bool kAccumulatorsStart = !kSoftcap;
 
     const Params& p;
     const Shared& shared;
@@ -97,7 +103,6 @@ struct Consumer {
     LG_DEVICE void await_staging() const { named_barrier_sync(kStagingOffered + index, kStagingThreads); }
     LG_DEVICE const TileMessage& message() const { return shared.message(here()); }
     LG_DEVICE const KeyUnit& unit() const { return shared.unit(Ring<1>{u32(opaque(int(unit_at.count)))}); }
-    LG_DEVICE int my_kind() const { return message().kinds >> (2 * index) & 3; }
 
     // A consumer zeroes the rows of its own piece that have no key. The other reads them after the first meeting.
     LG_DEVICE void receive_keys() const {
@@ -116,27 +121,32 @@ struct Consumer {
         sync_warpgroup();
     }
 
-    // P^T from S^T, in place.
-    LG_DEVICE void weigh(float (&s)[kScores]) const {
-        const float* lse = shared.lse + at.stage() * kTileM + column();
-        const float base_two = score_unit(p);
+    // Each column of an accumulator from the value of its query.
+    LG_DEVICE void start_from(float (&acc)[kScores], const float* values) const {
+        const u32 mine = shared_address(values + at.stage() * kTileM + column());
+#pragma unroll
+        for (int e = 0; e < kScores; e += 2) load_shared(acc[e], acc[e + 1], mine + element_column(e) * 4);
+    }
+
+    // P^T from S^T - lse, in place. With a softcap from S^T, whose lse is taken off here.
+    LG_DEVICE void weigh(float (&s)[kScores], int kind) const {
+        const float unit = exponent_unit(p);
+        const float* minus_lse = shared.minus_lse + at.stage() * kTileM + column();
         if constexpr (kSoftcap) cap_scores(s, p.scale / p.softcap);
-        if (my_kind() != kFull) mask_transposed(s);
-        // From the last to the first: the other way round ptxas lacks two registers at D 64.
+        if (kind != kFull) mask_transposed(s, kind);
 #pragma unroll
-        for (int c = kScores / 4 - 1; c >= 0; --c) {
-            const float2 l = *reinterpret_cast<const float2*>(lse + 8 * c);
-#pragma unroll
-            for (int e = 0; e < 4; ++e) s[4 * c + e] = exp2_approx(s[4 * c + e] * base_two - (e % 2 ? l.y : l.x));
+        for (int e = 0; e < kScores; ++e) {
+            if constexpr (kSoftcap) s[e] += minus_lse[element_column(e)];
+            s[e] = exp2_approx(s[e] * unit);
         }
     }
 
     // Scores that do not count become -inf: their exponential is exactly 0. Rows are keys, columns are queries.
-    LG_DEVICE void mask_transposed(float (&s)[kScores]) const {
+    LG_DEVICE void mask_transposed(float (&s)[kScores], int kind) const {
         const KeyUnit& unit = this->unit();
         const int key = unit.first[index] + thread / 32 * 16 + thread % 32 / 4;
         const int query = unit.s.q_offset + message().first + column(), key_len = unit.s.k_len;
-        if (my_kind() == kEdge) {
+        if (kind == kEdge) {
             // key <= query + column offset, and the key exists
             const int first[2] = {key < key_len ? key - query : kNone, key + 8 < key_len ? key + 8 - query : kNone};
 #pragma unroll
@@ -155,31 +165,29 @@ struct Consumer {
         }
     }
 
-    // P^T and dS^T, packed, from P^T and dP^T.
-    LG_DEVICE void differentiate(u32 (&weights)[kScores / 2], u32 (&ds)[kScores / 2], const float (&s)[kScores],
-                                 const float (&dp)[kScores]) const {
-        const float* lse = shared.lse + at.stage() * kTileM + column();
-        const float* delta = shared.delta + at.stage() * kTileM + column();
+    // dS^T, packed, from P^T and dP^T - delta. With a softcap from dP^T, whose delta is taken off here.
+    LG_DEVICE void differentiate(u32 (&ds)[kScores / 2], const float (&s)[kScores], const float (&dp)[kScores]) const {
+        const int columns = at.stage() * kTileM + column();
 #pragma unroll
-        for (int c = 0; c < kScores / 4; ++c) {
-            const float2 d = *reinterpret_cast<const float2*>(delta + 8 * c);
-            float g[4];
+        for (int e = 0; e < kScores; e += 2) {
+            float g[2];
 #pragma unroll
-            for (int e = 0; e < 4; ++e) {
-                g[e] = s[4 * c + e] * (dp[4 * c + e] - (e % 2 ? d.y : d.x));
-                if constexpr (kSoftcap) g[e] *= cap_slope(s[4 * c + e], lse[8 * c + e % 2]);
+            for (int n = 0; n < 2; ++n) {
+                if constexpr (kSoftcap) {
+                    const int query = columns + element_column(e + n);
+                    g[n] = s[e + n] * (dp[e + n] + shared.minus_delta[query]) * cap_slope(s[e + n], shared.minus_lse[query]);
+                } else {
+                    g[n] = s[e + n] * dp[e + n];
+                }
             }
-            weights[2 * c] = pack_half2(s[4 * c], s[4 * c + 1]);
-            weights[2 * c + 1] = pack_half2(s[4 * c + 2], s[4 * c + 3]);
-            ds[2 * c] = pack_half2(g[0], g[1]);
-            ds[2 * c + 1] = pack_half2(g[2], g[3]);
+            ds[e / 2] = pack_half2(g[0], g[1]);
         }
     }
 
     // 1 - (s / cap)^2. The capped score is recovered from its weight, log2 P = unit s / cap - lse, because there are no
     // registers to keep it in; a weight of 0 has no slope, and must not meet its infinite logarithm.
-    LG_DEVICE float cap_slope(float weight, float lse) const {
-        const float capped = (log2_approx(weight) + lse) / score_unit(p);
+    LG_DEVICE float cap_slope(float weight, float minus_lse) const {
+        const float capped = log2_approx(weight) / exponent_unit(p) - minus_lse;
         return weight > 0.0f ? 1.0f - capped * capped : 0.0f;
     }
 
@@ -212,25 +220,37 @@ struct Consumer {
         meet_consumers();
     }
 
-    LG_DEVICE void step(float (&dk)[kSums], float (&dv)[kSums]) {
+    // The next query tile. True if it is the last of its unit.
+    LG_DEVICE bool step(float (&dk)[kSums], float (&dv)[kSums]) {
+        shared.q.wait_full(at);
+        float s[kScores], dp[kScores];
+        if constexpr (kAccumulatorsStart) {
+            start_from(s, shared.minus_lse);
+            start_from(dp, shared.minus_delta);
+        }
+        const int kinds = message().kinds, kind = kinds >> (2 * index) & 3;
         const int rows = unit().s.q_len - message().first;
-        if (rows < kTileM) zero_query_tail(rows);
+        if (kind == kAbsent) {
+            step_unseen();
+            return kinds & kLast;
+        }
         const u32 my_rows = index * 64 * kPanelRowBytes;
         u32 ds[kScores / 2], weights[kScores / 2];
-        {
-            float s[kScores], dp[kScores];
-            issue_product<kTileM, kHeadDim>(s, KeyRows(shared.keys() + my_rows), QueryRows(shared.queries(at.stage())), kOverwrite);
-            shared.d_o.wait_full(at);
-            issue_product<kTileM, kHeadDim>(dp, KeyRows(shared.values() + my_rows), QueryRows(shared.out_grads(at.stage())),
-                                            kOverwrite);
-            wgmma_wait<1>();
-            pin(s);
-            weigh(s);
-            wgmma_wait<0>();
-            pin(dp);
-            differentiate(weights, ds, s, dp);
-        }
+        if (rows < kTileM) zero_query_tail(rows);
+        issue_product<kTileM, kHeadDim>(s, KeyRows(shared.keys() + my_rows), QueryRows(shared.queries(at.stage())),
+                                        kAccumulatorsStart ? kAdd : kOverwrite);
+        shared.d_o.wait_full(at);
+        issue_product<kTileM, kHeadDim>(dp, KeyRows(shared.values() + my_rows), QueryRows(shared.out_grads(at.stage())),
+                                        kAccumulatorsStart ? kAdd : kOverwrite);
+        wgmma_wait<1>();
+        pin(s);
+        weigh(s, kind);
+        pack_fragment(weights, s);
+        // dV is issued before dP^T is waited for: ptxas would move that wait up, before the exponentials.
         issue_product<kHeadDim, kTileM>(dv, weights, QueryColumns(shared.out_grads(at.stage())), kAdd);
+        wgmma_wait<1>();
+        pin(dp);
+        differentiate(ds, s, dp);
         share_ds(ds);
         float dq[32];
         issue_dq(dq);
@@ -245,6 +265,7 @@ struct Consumer {
         wgmma_wait<0>();
         pin(dk);
         pin(ds);
+        return kinds & kLast;
     }
 
     // A step of which the keys of this consumer have no part.
@@ -308,13 +329,7 @@ struct Consumer {
     LG_DEVICE void walk(float (&dk)[kSums], float (&dv)[kSums]) {
         receive_keys();
         for (bool last = false; !last;) {
-            shared.q.wait_full(at);
-            if (my_kind() == kAbsent) {
-                step_unseen();
-            } else {
-                step(dk, dv);
-            }
-            last = message().kinds & kLast;
+            last = step(dk, dv);
             shared.q.release(here());
             at.advance();
         }

@@ -22,9 +22,9 @@ constexpr int kQueryAt = kValueAt + tile_bytes(kTileN);
 constexpr int kOutGradAt = kQueryAt + kQueryStages * tile_bytes(kTileM);
 constexpr int kDsAt = kOutGradAt + kQueryStages * tile_bytes(kTileM);
 constexpr int kDqAt = kDsAt + 2 * kDsBytes;
-constexpr int kLseAt = kDqAt + 2 * kDqPieceBytes;
-constexpr int kDeltaAt = kLseAt + kQueryStages * kTileM * 4;
-constexpr int kBarriersAt = kDeltaAt + kQueryStages * kTileM * 4;
+constexpr int kMinusLseAt = kDqAt + 2 * kDqPieceBytes;
+constexpr int kMinusDeltaAt = kMinusLseAt + kQueryStages * kTileM * 4;
+constexpr int kBarriersAt = kMinusDeltaAt + kQueryStages * kTileM * 4;
 constexpr int kUnitsAt = kBarriersAt + 2 * RingBarriers<kQueryStages>::kBytes + RingBarriers<1>::kBytes;
 constexpr int kMessagesAt = kUnitsAt + kUnitSlots * int(sizeof(KeyUnit));
 constexpr int kBackwardSmemBytes = kMessagesAt + kMessages * 16 + 16;
@@ -43,8 +43,8 @@ constexpr int kNoMoreUnits = -1;
 
 struct Shared {
     u32 start;
-    float* lse;                      // [kQueryStages][kTileM] base 2
-    float* delta;                    // [kQueryStages][kTileM]
+    float* minus_lse;                // [kQueryStages][kTileM] in base 2, over exponent_unit
+    float* minus_delta;              // [kQueryStages][kTileM]
     KeyUnit* units;                  // [kUnitSlots]
     TileMessage* messages;           // [kMessages] in turn: written one tile ahead
     int* is_last_sharer;             // [kConsumers]
@@ -55,8 +55,8 @@ struct Shared {
 
     LG_DEVICE explicit Shared(char* raw) {
         start = shared_address(raw);
-        lse = reinterpret_cast<float*>(raw + kLseAt);
-        delta = reinterpret_cast<float*>(raw + kDeltaAt);
+        minus_lse = reinterpret_cast<float*>(raw + kMinusLseAt);
+        minus_delta = reinterpret_cast<float*>(raw + kMinusDeltaAt);
         units = reinterpret_cast<KeyUnit*>(raw + kUnitsAt);
         messages = reinterpret_cast<TileMessage*>(raw + kMessagesAt);
         is_last_sharer = reinterpret_cast<int*>(messages + kMessages);
@@ -81,6 +81,9 @@ constexpr int kMeeting = 1, kWarpgroupOnly = 2, kStagingOffered = 4, kStagingFil
 constexpr int kStagingThreads = kWarpgroup + kWarpSize;
 
 // ---- producer: one warp -------------------------------------------------------------------------------------------------
+
+// score_unit, which is above 0, but never so small that a log-sum-exp over it overflows.
+LG_DEVICE float exponent_unit(const Params& p) { return fmaxf(score_unit(p), 1e-30f); }
 
 // A lane's rows of a query tile: natural log-sum-exp and delta.
 struct RowStatistics {
@@ -132,14 +135,14 @@ struct Producer {
         return rows;
     }
 
-    // lse in base 2, and delta. Rows that saw no key: lse = +inf, so P = 0, whatever delta was.
+    // What S and dP start from. Rows that saw no key: -inf, so P = 0, whatever delta was.
     LG_DEVICE void write_statistics(const RowStatistics& rows) const {
 #pragma unroll
         for (int n = 0; n < RowStatistics::kRows; ++n) {
             const int place = at.stage() * kTileM + lane + n * kWarpSize;
             const bool empty = rows.lse[n] == -kInf;
-            shared.lse[place] = empty ? kInf : rows.lse[n] * kLog2e;
-            shared.delta[place] = empty ? 0.0f : rows.delta[n];
+            shared.minus_lse[place] = empty ? -kInf : -rows.lse[n] * kLog2e / exponent_unit(p);
+            shared.minus_delta[place] = empty ? 0.0f : -rows.delta[n];
         }
     }
 

@@ -57,6 +57,10 @@ LG_DEVICE void store_shared(u32 address, float a, float b, float c, float d) {
     asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
 }
 
+LG_DEVICE void load_shared(float& a, float& b, u32 address) {
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(a), "=f"(b) : "r"(address) : "memory");
+}
+
 // Writes zeros to rows [first, end) of a tile, by one warpgroup, and makes them visible to the tensor cores' reads of this
 // warpgroup. Whatever lies behind the end of a sequence (another sequence, padding, NaN) must not meet a zero weight.
 // Several warpgroups may do it to the same tile: they write the same zeros.
