@@ -279,11 +279,13 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_decode(c
         scores.for_each([&](float& x, int, int column) {
             x = (seen >> column & 1) != 0 ? score.bounded(x) : -kInf;
         });
-        softmax.update(scores, output, score.factor);
-
-        Fragments<1, kSlice> probabilities;
-        to_fragments(probabilities, scores);
-        multiply_ab(output, probabilities, v_ring.tile(slot));
+        softmax.raise(scores, output, score.factor);
+#pragma unroll
+        for (int depth = 0; depth < kSlice / 16; ++depth) {
+            Fragments<1, 16> probabilities;
+            softmax.take(probabilities, scores, depth, score.factor);
+            multiply_ab(output, probabilities, v_ring.tile(slot).rows_from(depth * 16));
+        }
         slices.advance();
     }
     wait_copies<0>();

@@ -31,9 +31,14 @@ pub fn candidates(pass: Pass, family: Family, shape: &Shape, target: Target) -> 
         (Pass::Forward, Family::Sm80) => match (d, roomy) {
             // Two blocks of 16 rows to a warp halve the traffic of keys in shared memory, as far as registers go.
             (..=64, _) => vec![warps(128, 64, 2, 128), warps(64, 64, 2, 128), warps(64, 32, 2, 128)],
-            (..=128, _) => vec![warps(128, 32, 2, 128), warps(64, 64, 2, 128), warps(64, 32, 2, 128)],
-            (_, true) => vec![warps(128, 32, 2, 256), warps(64, 32, 1, 128)],
-            (_, false) => vec![warps(64, 32, 1, 128), warps(64, 16, 1, 128)],
+            (..=128, _) => {
+                // Wide tiles of keys read the queries less often, where two such blocks fit in a multiprocessor.
+                let wide = (target.smem_per_block_bytes() >= 2 * 96 * 1024).then(|| warps(128, 64, 2, 128));
+                let narrow = [warps(128, 32, 2, 128), warps(64, 64, 2, 128), warps(64, 32, 2, 128)];
+                wide.into_iter().chain(narrow).collect()
+            }
+            (_, true) => vec![warps(128, 32, 2, 256), warps(64, 32, 2, 128)],
+            (_, false) => vec![warps(64, 32, 2, 128), warps(64, 16, 2, 128)],
         },
         // A warp holds dK and dV of 16 keys: 2 D registers of a thread's 255, so the scores must be narrow.
         (Pass::BackwardDkv, _) => match (d, roomy) {

@@ -158,10 +158,7 @@ impl Schedule {
         if !rows.is_multiple_of(16 * warps) {
             return refuse(format!("{warps} warps of 16 rows do not divide {rows} rows"));
         }
-        match pass {
-            Pass::Forward => Ok(()),
-            _ => range("stages", self.stages, 2, 8),
-        }
+        range("stages", self.stages, 2, 8)
     }
 }
 

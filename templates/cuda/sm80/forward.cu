@@ -13,11 +13,10 @@
 //   K ring     kStages * kTileN * D * 2
 //   V ring     kStages * kTileN * D * 2
 //
-// Synchronisation. Copies are committed in the order K0 V0 K1 V1 ..., one group each (empty past the last tile), and before
-// the loop all up to K of tile kStages - 1. Step t then waits twice, each time for all but the newest 2 kStages - 2 groups:
-// that is up to K_t at its first wait and up to V_t at its second. The barrier behind the first wait shows K_t to all warps,
-// and says that all are done with V_(t-1): its slot takes V_(t + kStages - 1). The second shows V_t and frees the slot of
-// K_t for K_(t + kStages). Q comes with K0. Rows of Q are read and overwritten by their own warp only.
+// Synchronisation. Step t uses slot t mod kStages, whose copies are one group. The wait leaves the newest kStages - 2 groups
+// unfinished, that is, step t's is done; the barrier behind it shows the data to all warps and says that all are done with
+// step t - 1, whose slot takes the copies of step t + kStages - 1. Q comes with the first group; its rows are read and
+// overwritten by their own warp only.
 #include "params.cuh"
 #include "tile/copy.cuh"
 #include "tile/mma.cuh"
@@ -30,7 +29,8 @@ namespace lg {
 constexpr int kWarps = kThreads / kWarpSize;
 constexpr int kBlocks = kTileM / (16 * kWarps);
 static_assert(kTileM == kBlocks * 16 * kWarps, "a warp owns a whole number of 16-row blocks");
-static_assert(kTileN % 16 == 0 && kHeadDim % 16 == 0 && kStages >= 1, "tiles are multiples of the mma shape");
+static_assert(kTileN % 16 == 0 && kHeadDim % 16 == 0, "tiles are multiples of the mma shape");
+static_assert(kStages >= 2, "one slot is computed on while the others fill");
 
 using QueryTile = SharedTile<kHeadDim>;
 using KeyRing = SharedRing<kTileN, kHeadDim>;
@@ -52,24 +52,22 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_forward(
     const QueryTile q_tile{shared_address(dynamic_shared)};
     const KeyRing k_ring{q_tile.base + kTileM * QueryTile::kRowBytes};
     const KeyRing v_ring{k_ring.base + kStages * KeyRing::kTileBytes};
-    const auto start_keys = [&](int n, int slot) {
-        const int j = n * kTileN;
-        if (n >= 0) copy_tile_async<kTileN>(k_ring.tile(slot), key_row(p, seq.k_begin + j, g), p.k_t, seq.k_len - j);
-        commit_copies();
-    };
-    const auto start_values = [&](int n, int slot) {
-        const int j = n * kTileN;
-        if (n >= 0) copy_tile_async<kTileN>(v_ring.tile(slot), value_row(p, seq.k_begin + j, g), p.v_t, seq.k_len - j);
+    TileStream<KeyTileWalk, kStages> tiles({p, b, g, m, i0, i0 + rows, seq.k_len});
+    const auto start_copy = [&](int place, int slot) {
+        if (tiles.n[place] >= 0) {
+            // Read and computed again: fewer registers in the loop.
+            const int j = tiles.n[place] * kTileN, token = p.cu_k[opaque(b)] + j, keys = tiles.walk.key_len - j;
+            copy_tile_async<kTileN>(k_ring.tile(slot), key_row(p, token, opaque(tiles.walk.g)), p.k_t, keys);
+            copy_tile_async<kTileN>(v_ring.tile(slot), value_row(p, token, opaque(tiles.walk.g)), p.v_t, keys);
+        }
         commit_copies();
     };
 
-    TileStream<KeyTileWalk, kStages + 1> tiles({p, b, g, m, i0, i0 + rows, seq.k_len});
     copy_tile_async<kTileM>(q_tile, query_row(p, first_token, h), p.q_t, rows);
 #pragma unroll
-    for (int stage = 0; stage < kStages; ++stage) {
+    for (int stage = 0; stage < kStages - 1; ++stage) {
         tiles.fetch(stage);
-        start_keys(tiles.n[stage], stage);
-        if (stage + 1 < kStages) start_values(tiles.n[stage], stage);
+        start_copy(stage, stage);
     }
 
     OnlineSoftmax<kBlocks> softmax;
@@ -77,31 +75,31 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_forward(
     output.clear();
 
     for (int slot = 0; tiles.n[0] >= 0; slot = slot + 1 == kStages ? 0 : slot + 1) {
-        wait_copies<2 * kStages - 2>();
+        wait_copies<kStages - 2>();
         __syncthreads();
-        start_values(tiles.n[kStages - 1], slot == 0 ? kStages - 1 : slot - 1);
-
         const ScoreMap score(p);
         Accumulator<kBlocks, kTileN> scores;
         scores.clear();
         multiply_abt(scores, q_tile.rows_from(warp_row), k_ring.tile(slot));
 
-        wait_copies<2 * kStages - 2>();
-        __syncthreads();
-        tiles.fetch(kStages);
-        start_keys(tiles.n[kStages], slot);
+        // Behind the first product: before it, ptxas runs out of registers.
+        tiles.fetch(kStages - 1);
+        start_copy(kStages - 1, slot == 0 ? kStages - 1 : slot - 1);
 
         if constexpr (kSoftcap) scores.for_each([&](float& x, int, int) { x = score.bounded(x); });
         mask_tile(tiles.kind[0], [&](int kind) {
+            const KeyTileWalk& walk = tiles.walk;
             scores.for_each([&](float& x, int row, int column) {
-                if (!keep(kind, g, i0 + warp_row + row, tiles.n[0] * kTileN + column, seq.k_len)) x = -kInf;
+                if (!keep(kind, walk.g, walk.i0 + warp_row + row, tiles.n[0] * kTileN + column, walk.key_len)) x = -kInf;
             });
         });
-        softmax.update(scores, output, score.factor);
-
-        Fragments<kBlocks, kTileN> probabilities;
-        to_fragments(probabilities, scores);
-        multiply_ab(output, probabilities, v_ring.tile(slot));
+        softmax.raise(scores, output, score.factor);
+#pragma unroll
+        for (int depth = 0; depth < kTileN / 16; ++depth) {
+            Fragments<kBlocks, 16> probabilities;
+            softmax.take(probabilities, scores, depth, score.factor);
+            multiply_ab(output, probabilities, v_ring.tile(slot).rows_from(depth * 16));
+        }
         tiles.advance();
     }
     wait_copies<0>();

@@ -37,25 +37,26 @@ LG_DEVICE void load_matrices_transposed(u32 (&r)[4], u32 row_address) {
                  : "memory");
 }
 
-// What a lane must know to point `ldmatrix` at any 16 x 16 piece of a shared tile: the address of its row in the first
-// piece and its chunk there, swizzled. Pieces further down or right differ by a constant and by an XOR.
+// What a lane must know to point `ldmatrix` at any 16 x 16 piece of a shared tile: the address of its chunk in the first piece,
+// swizzled. A swizzle turns the lowest bits of a chunk's number only, and they are bits of the address too, as tiles are aligned
+// to a bank line: pieces differ by an XOR of those bits and by a constant.
 template <int kColumns>
 struct PieceReader {
-    u32 row;
-    u32 chunk;
+    static constexpr int kTurned = SharedTile<kColumns>::kChunks % 8 == 0 ? 7 : 3;
+    u32 first;
 
     LG_DEVICE PieceReader(SharedTile<kColumns> tile, int lane_row, int lane_chunk)
-        : row(tile.base + lane_row * SharedTile<kColumns>::kRowBytes),
-          chunk(opaque(lane_chunk ^ SharedTile<kColumns>::swizzle(lane_row))) {}
+        : first(opaque(int(tile.chunk(lane_row, lane_chunk)))) {}
 
     LG_DEVICE u32 at(int row_piece, int column_piece) const {
-        return row + row_piece * 16 * SharedTile<kColumns>::kRowBytes + (((column_piece * 2) ^ chunk) << 4);
+        const int chunk = column_piece * 2;
+        return (first ^ u32((chunk & kTurned) << 4)) + (chunk & ~kTurned) * 16 + row_piece * 16 * SharedTile<kColumns>::kRowBytes;
     }
 
     // The same reader of the tile from this column piece on. Pieces asked of it then must have no bit in common with it.
     LG_DEVICE PieceReader from_column(int column_piece) const {
         PieceReader moved = *this;
-        moved.chunk ^= column_piece * 2;
+        moved.first = at(0, column_piece);
         return moved;
     }
 };

@@ -47,41 +47,63 @@ struct OnlineSoftmax {
         }
     }
 
-    // Replaces bounded scores (-inf where masked) by probabilities relative to the running maximum, and rescales the
-    // output collected so far to that maximum.
+    // A row without a visible key so far has no finite maximum: any other will do, all exponentials are 0.
+    LG_DEVICE float base(int block, int half) const { return max[block][half] == -kInf ? 0.0f : max[block][half]; }
+
+    // Takes the maximum of further bounded scores (-inf where masked) into the running one, and rescales to it what has been
+    // collected so far. Most tiles move no maximum of a warp, and then there is nothing to rescale: the factor is exactly 1.
     template <int kN, int kD>
-    LG_DEVICE void update(Accumulator<kBlocks, kN>& scores, Accumulator<kBlocks, kD>& output, float factor) {
+    LG_DEVICE void raise(const Accumulator<kBlocks, kN>& scores, Accumulator<kBlocks, kD>& output, float factor) {
+        float before[kBlocks][2];
+        bool moved = false;
 #pragma unroll
         for (int block = 0; block < kBlocks; ++block) {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                float row_max = max[block][half];
+                float row_max = before[block][half] = max[block][half];
 #pragma unroll
                 for (int piece = 0; piece < kN / 8; ++piece) {
                     const float(&x)[4] = scores.x[block][piece];
                     row_max = fmaxf(row_max, fmaxf(x[half * 2], x[half * 2 + 1]));
                 }
-                row_max = quad_max(row_max);
-                // A row without a visible key so far has no finite maximum: any other will do, all exponentials are 0.
-                const float base = row_max == -kInf ? 0.0f : row_max;
-                const float shift = base * factor;
-                // The difference first: while the maximum stays, it is 0 and the factor exactly 1. `max * factor - shift`
-                // is one fused operation, which keeps the rounding error of shift and adds it up tile after tile.
-                const float rescale = exp2_approx((max[block][half] - base) * factor);
-                max[block][half] = row_max;
-                float row_sum = sum[block][half] * rescale;
+                max[block][half] = quad_max(row_max);
+                moved |= max[block][half] != before[block][half];
+            }
+        }
+        if (!__any_sync(kAllLanes, moved)) return;
 #pragma unroll
-                for (int piece = 0; piece < kN / 8; ++piece) {
-                    float(&x)[4] = scores.x[block][piece];
-                    x[half * 2] = exp2_approx(x[half * 2] * factor - shift);
-                    x[half * 2 + 1] = exp2_approx(x[half * 2 + 1] * factor - shift);
-                    row_sum += x[half * 2] + x[half * 2 + 1];
-                }
-                sum[block][half] = row_sum;
+        for (int block = 0; block < kBlocks; ++block) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                // The difference first: where the maximum stays, it is 0. `max * factor - shift` is one fused operation, which
+                // keeps the rounding error of shift and adds it up tile after tile.
+                const float rescale = exp2_approx((before[block][half] - base(block, half)) * factor);
+                sum[block][half] *= rescale;
 #pragma unroll
                 for (int piece = 0; piece < kD / 8; ++piece) {
                     output.x[block][piece][half * 2] *= rescale;
                     output.x[block][piece][half * 2 + 1] *= rescale;
+                }
+            }
+        }
+    }
+
+    // The probabilities, relative to the running maximum, of the columns [16 depth, 16 depth + 16) of scores that `raise` has
+    // seen: the left operand of the product with 16 values.
+    template <int kN>
+    LG_DEVICE void take(Fragments<kBlocks, 16>& probabilities, const Accumulator<kBlocks, kN>& scores, int depth, float factor) {
+#pragma unroll
+        for (int block = 0; block < kBlocks; ++block) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const float shift = base(block, half) * factor;
+#pragma unroll
+                for (int piece = 0; piece < 2; ++piece) {
+                    const float(&x)[4] = scores.x[block][depth * 2 + piece];
+                    const float left = exp2_approx(x[half * 2] * factor - shift);
+                    const float right = exp2_approx(x[half * 2 + 1] * factor - shift);
+                    sum[block][half] += left + right;
+                    probabilities.x[block][0][piece * 2 + half] = pack_half2(left, right);
                 }
             }
         }

@@ -117,7 +117,7 @@ fn schedules(workload: &GpuWorkload<'_>, pass: Pass, family: Family) -> Vec<Sche
         }
         _ => {
             for tile_m in [16, 32, 64, 128] {
-                for (tile_n, stages, threads) in product(&[16, 32, 64, 128], &[1, 2, 3], &[64, 128, 256]) {
+                for (tile_n, stages, threads) in product(&[16, 32, 64, 128], &[2, 3], &[64, 128, 256]) {
                     add(Schedule { tile_m, tile_n, stages, threads, consumers: 0 });
                 }
             }
