@@ -205,10 +205,12 @@ mod tests {
     use crate::random::Random;
     use proptest::prelude::*;
 
+    const DRIFT: f64 = 0.1;
+
     /// Times with noise that only adds, and a drift that all meet alike.
     fn measure(truth: &[f64], n: usize, rng: &mut Random, noise: f64, clock: &mut f64) -> f64 {
         *clock += 1.0;
-        let drift = 1.0 + 0.1 * (*clock / 40.0).sin().abs();
+        let drift = 1.0 + DRIFT * (*clock / 40.0).sin().abs();
         truth[n] * drift * (1.0 + noise * rng.uniform().powi(2))
     }
 
@@ -232,14 +234,36 @@ mod tests {
         prop::collection::vec(1.0f64..3.0, 1..24)
     }
 
+    /// How much slower the pick of a whole race is than the best.
+    fn loss(truth: &[f64], seed: u64) -> f64 {
+        let mut race = Race::new(truth.len(), RaceRules::CPU);
+        run(&mut race, truth, seed, NOISE, usize::MAX);
+        assert!(race.is_done());
+        let best = truth.iter().copied().fold(f64::INFINITY, f64::min);
+        truth[race.winner().unwrap()] / best
+    }
+
+    const NOISE: f64 = 0.15;
+
+    /// Noise can meet one candidate every time, but seldom does: what holds of most races is counted over many, the same in every run.
+    #[test]
+    fn the_pick_is_near_the_best() {
+        let mut rng = Random::new(1);
+        let races = 2000;
+        let near = (0..races).filter(|&seed| {
+            let candidates = 1 + (rng.uniform() * 23.0) as usize;
+            let truth: Vec<f64> = (0..candidates).map(|_| 1.0 + 2.0 * rng.uniform()).collect();
+            loss(&truth, seed) <= 1.03
+        });
+        let near = near.count();
+        assert!(near * 100 >= 99 * races as usize, "{near} of {races} within 3 %");
+    }
+
     proptest! {
+        /// A time is at most noise and drift above the truth, and never below it.
         #[test]
-        fn the_pick_is_near_the_best(truth in truth(), seed in any::<u64>()) {
-            let mut race = Race::new(truth.len(), RaceRules::CPU);
-            run(&mut race, &truth, seed, 0.15, usize::MAX);
-            let best = truth.iter().copied().fold(f64::INFINITY, f64::min);
-            let picked = truth[race.winner().unwrap()];
-            prop_assert!(race.is_done() && picked <= best * 1.05, "{picked} against {best}");
+        fn the_pick_is_within_the_noise_of_the_best(truth in truth(), seed in any::<u64>()) {
+            prop_assert!(loss(&truth, seed) <= (1.0 + NOISE) * (1.0 + DRIFT));
         }
 
         #[test]
