@@ -64,7 +64,7 @@ LG_DEVICE void add_dq(const Params& p, int tile, ScoreTile ds, KeyTile keys) {
     multiply_atb<kTileN>(dq, ds, warp % 4 * 16, keys, piece * 64);
     float* target = dq_piece(p, tile, piece) + threadIdx.x % kDqPieceThreads * 4;
 #pragma unroll
-    for (int c = 0; c < 8; ++c) add_four(target + c * kDqPieceThreads * 4, dq.x[0][c]);
+    for (int c = 0; c < 8; ++c) add_to_global(target + c * kDqPieceThreads * 4, dq.x[0][c]);
     if (threadIdx.x == 0) p.dq_turn[tile] = kStored;
 }
 

@@ -88,17 +88,6 @@ LG_DEVICE void store_fragments(SharedTile<kTileColumns> to, int first_column, co
     }
 }
 
-// Adds four floats to four in global memory, each by itself.
-LG_DEVICE void add_four(float* to, const float (&four)[4]) {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(four[0]), "f"(four[1]), "f"(four[2]), "f"(four[3])
-                 : "memory");
-#else
-#pragma unroll
-    for (int e = 0; e < 4; ++e) asm volatile("red.global.add.f32 [%0], %1;" ::"l"(to + e), "f"(four[e]) : "memory");
-#endif
-}
-
 // Writes a warp's result, rounded to halves, to global memory: through shared rows that this warp alone uses, so that the
 // global stores are 16 bytes wide. Only the first `rows` rows are stored.
 template <int kBlocks, int kColumns>

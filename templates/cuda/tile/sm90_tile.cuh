@@ -135,12 +135,7 @@ LG_DEVICE void bulk_store(float* target, u32 source, int bytes) {
 LG_DEVICE void bulk_wait_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
 LG_DEVICE void bulk_wait() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 
-// Four floats at a 16-byte aligned address: added to what is there; read from L2, where other blocks add.
-LG_DEVICE void add_to_global(float* target, const float* four) {
-    asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(target), "f"(four[0]), "f"(four[1]), "f"(four[2]),
-                 "f"(four[3])
-                 : "memory");
-}
+// Four floats at a 16-byte aligned address, read from L2, where other blocks add.
 LG_DEVICE void load_from_global(float* four, const float* source) {
     asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];"
                  : "=f"(four[0]), "=f"(four[1]), "=f"(four[2]), "=f"(four[3])
