@@ -4,7 +4,9 @@
 mod common;
 
 use common::patterns::pattern;
-use longgen_codegen::analysis::{KvLayout, Liveness, empty_rows, far_pieces, tile_pairs, visible_pairs};
+use longgen_codegen::analysis::{
+    KvLayout, Liveness, empty_rows, far_pieces, tile_pairs, tiles_at_most, visible_pairs,
+};
 use longgen_codegen::ir::{MaskIr, Programs};
 use longgen_codegen::pattern::Pattern;
 use longgen_codegen::plan::{Extent, TileKind, TilePlan, TileShape};
@@ -72,6 +74,32 @@ proptest! {
         for (i, j) in (0..100).flat_map(|i| (0..100).map(move |j| (i, j))) {
             prop_assert_eq!(ir.sees(g, i, j), pattern.sees(None, g, i, j), "({}, {})\n{}", i, j, ir);
         }
+    }
+
+    /// No row has more visible tiles than the bound says, which is never more than there are.
+    #[test]
+    fn tiles_of_a_row_are_bounded(
+        pattern in pattern(), g in 0u32..4, i in 0u32..300, behind in 0u32..20, tile in 1u32..70
+    ) {
+        let ir = lower(&pattern)?;
+        let keys = (i + 1).saturating_sub(behind);
+        let visible = (0..keys.div_ceil(tile)).filter(|n| {
+            (n * tile..keys.min((n + 1) * tile)).any(|j| pattern.sees(None, g, i, j))
+        });
+        let bound = tiles_at_most(&ir, g, i.into(), keys.into(), tile);
+        prop_assert!((visible.count() as u64..=keys.div_ceil(tile).into()).contains(&bound), "{bound} tiles\n{ir}");
+    }
+
+    /// Of a window and of a stride the bound leaves out what the row does not see.
+    #[test]
+    fn tiles_of_windows_and_strides_are_few(i in 2_000u32..1_000_000, tile in prop::sample::select(vec![16u32, 32, 64])) {
+        let bound = |text: &str| {
+            let ir = MaskIr::lower(&text.parse().unwrap(), None).unwrap();
+            tiles_at_most(&ir, 0, i.into(), u64::from(i) + 1, tile)
+        };
+        prop_assert!(bound("sink=4, window=1024") <= u64::from(1024 / tile + 3));
+        let strided = bound("window=128, stride=64, block=64");
+        prop_assert!(strided <= u64::from(128 / tile + 1 + (i / 4096 + 3) * (64 / tile)), "{strided}");
     }
 
     /// The IR's text parses back.

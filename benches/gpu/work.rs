@@ -294,7 +294,7 @@ impl<'a> Bench<'a> {
             "tflops": pairs * per_pair * item.head_dim as f64 / ms / 1e9,
             "pairs": pairs,
             "kv_bytes": kv_bytes, "kv_gbps": kv_bytes / ms / 1e6,
-            "build_ms": build_ms, "disk_ms": disk_ms, "splits": self.prepared.splits(), "check": check,
+            "build_ms": build_ms, "disk_ms": disk_ms, "splits": self.prepared.splits(self.slot_key.is_some()), "check": check,
             "kernels": self.attention.kernels().map(|k| k.manifest.schedule.clone()).collect::<Vec<_>>(),
         })
     }

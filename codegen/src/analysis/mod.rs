@@ -18,3 +18,4 @@ pub use coverage::{StrideCoverage, stride_coverage};
 pub use far::far_pieces;
 pub use layout::{KvLayout, StrideRegion};
 pub use liveness::{Liveness, empty_rows};
+pub use row::tiles_at_most;

@@ -1,4 +1,4 @@
-//! The visible keys of one query as maximal runs, by sweeping the points where a constraint changes.
+//! The visible keys of one query: as maximal runs, by sweeping the points where a constraint changes, or only a bound on their tiles.
 
 use crate::ir::{MaskIr, Term};
 
@@ -32,4 +32,26 @@ fn next_change(term: &Term, i: i64, j: i64, end: i64) -> i64 {
     let inside = term.lower.iter().all(|b| b.at(i) <= j) && term.upper.iter().all(|b| j < b.at(i));
     let blocks = term.residues.iter().filter(|_| inside).map(|r| (j / r.block + 1) * r.block);
     bounds.chain(blocks).filter(|&at| at > j).min().unwrap_or(end)
+}
+
+/// At least as many tiles of `tile` keys as hold a key below `keys` that query `i` sees under KV head `g`. Each term is
+/// counted alone and predicates count as true, so it takes the same time whatever the length.
+pub fn tiles_at_most(ir: &MaskIr, g: u32, i: u64, keys: u64, tile: u32) -> u64 {
+    let (row, end, tile) = (i as i64, keys.min(i + 1) as i64, i64::from(tile));
+    let of_term = |term: &Term| {
+        let from = term.lower.iter().map(|bound| bound.at(row)).fold(0, i64::max);
+        let to = term.upper.iter().map(|bound| bound.at(row)).fold(end, i64::min);
+        let span = if from < to { (to - 1) / tile - from / tile + 1 } else { 0 };
+        let classes = term.residues.iter().filter(|class| !class.negated);
+        classes
+            .map(|class| ((to - from).max(0) / class.period() + 2) * tiles_of_block(class.block, tile))
+            .fold(span, i64::min)
+    };
+    let tiles: i64 = ir.terms(g).iter().map(of_term).sum();
+    tiles.min((end + tile - 1) / tile) as u64
+}
+
+/// The most tiles that a block of keys touches.
+fn tiles_of_block(block: i64, tile: i64) -> i64 {
+    if block % tile == 0 { block / tile } else { (block - 1) / tile + 2 }
 }

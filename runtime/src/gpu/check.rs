@@ -144,7 +144,7 @@ impl GpuAttention {
         let mut outputs = Vec::new();
         let mut o = device.poisoned(self, numbers.q.shape())?;
         let mut lse = Buffer::filled(&self.stream, problem.lse_elements() * 4, POISON)?;
-        if prepared.splits().is_some() {
+        if prepared.is_decode() {
             self.decode(&mut prepared, device.forward(&mut o, &mut lse), None)?;
             outputs.push(OutputError::measure(
                 "decode o",

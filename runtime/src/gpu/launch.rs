@@ -104,7 +104,7 @@ impl GpuAttention {
         tensors: ForwardTensors<'_>,
         slot_key: Option<&Buffer>,
     ) -> Result<(), GpuAttentionError> {
-        let Some(loaded) = self.decode.as_ref().filter(|_| prepared.splits().is_some()) else {
+        let Some(loaded) = self.decode.as_ref().filter(|_| prepared.is_decode()) else {
             let text = "decoding takes a kernel loaded for it and one query token per sequence at most";
             return Err(GpuAttentionError::Unsupported(text.to_owned()));
         };

@@ -1,7 +1,7 @@
 //! A problem on the device: its sequences, the tile lists of listed patterns, and the workspaces. Everything that a launch
 //! needs is allocated here, so that launches can be captured.
 
-use longgen_codegen::analysis::far_pieces;
+use longgen_codegen::analysis::{far_pieces, tiles_at_most};
 use longgen_codegen::cuda::abi::Params;
 use longgen_codegen::cuda::kernels::{DECODE_HEADS, GridAxis};
 use longgen_codegen::ir::Programs;
@@ -74,8 +74,11 @@ impl FusedSums {
 /// Workspace of a decode step.
 #[derive(Debug)]
 struct Splits {
-    count: u32,
-    /// [B, H, splits, D], float.
+    /// The most shares of a row whose keys are in order: it sees some of their tiles.
+    in_order: u32,
+    /// The most shares of a row on a compact cache: all its tiles are visible.
+    compact: u32,
+    /// [B, H, splits, D], float, splits the larger of the two.
     o: Buffer,
     /// [B, H, splits], float.
     lse: Buffer,
@@ -232,18 +235,19 @@ impl GpuAttention {
         let Some(decode) = self.decode.as_ref().filter(|_| problem.sequences.max_q() <= 1) else {
             return Ok(None);
         };
-        let group = problem.shape.group();
-        let head_tiles = problem.shape.kv_heads() * group.div_ceil(DECODE_HEADS as usize);
-        let rows = problem.sequences.len() * head_tiles;
-        let count = split_count(
-            rows,
-            problem.sequences.max_k().div_ceil(decode.tiles().keys as usize),
-            group.min(DECODE_HEADS as usize),
-            (self.multiprocessors * decode.blocks_per_multiprocessor()?) as usize,
-        );
-        let elements = count * problem.sequences.len() * problem.shape.heads();
+        let (kv_heads, group) = (problem.shape.kv_heads(), problem.shape.group());
+        let rows = problem.sequences.len() * kv_heads * group.div_ceil(DECODE_HEADS as usize);
+        let (keys, tile) = (problem.sequences.max_k() as u64, decode.tiles().keys);
+        // The query moves through the cache: counted where it stands at its end.
+        let visible = |g| tiles_at_most(&self.ir, g, keys.saturating_sub(1), keys, tile);
+        let visible = (0..kv_heads as u32).map(visible).max().unwrap_or(0);
+        let slots = (self.multiprocessors * decode.blocks_per_multiprocessor()?) as usize;
+        let count = |tiles: u64| split_count(rows, tiles as usize, group.min(DECODE_HEADS as usize), slots);
+        let (in_order, compact) = (count(visible), count(keys.div_ceil(tile.into())));
+        let elements = in_order.max(compact) * problem.sequences.len() * problem.shape.heads();
         Ok(Some(Splits {
-            count: count as u32,
+            in_order: in_order as u32,
+            compact: compact as u32,
             o: Buffer::zeros(&self.stream, elements * problem.shape.head_dim() * 4)?,
             lse: Buffer::zeros(&self.stream, elements * 4)?,
             arrivals: Buffer::zeros(&self.stream, rows * 4)?,
@@ -251,7 +255,7 @@ impl GpuAttention {
     }
 }
 
-/// Into how many shares to cut the `tiles` key tiles of each of `rows` (sequence, head tile) pairs, when the GPU holds `slots`
+/// Into how many shares to cut the `tiles` visible key tiles of each of `rows` (sequence, head tile) pairs, when the GPU holds `slots`
 /// blocks at a time: the cheapest in units of 1/256 of the time of a tile. Blocks run in waves, each as long as its share and
 /// what a block costs besides (its start, and the merge of its warps: about two tiles); the merge of the shares is one
 /// block's work and grows with them and with the query `heads` of a tile.
@@ -269,9 +273,15 @@ impl Prepared {
         &self.problem
     }
 
-    /// The most shares that the keys of a decode step are cut into; `None` when the problem is no decode step.
-    pub fn splits(&self) -> Option<u32> {
-        self.splits.as_ref().map(|splits| splits.count)
+    /// Whether the problem is a decode step: one query token a sequence at most.
+    pub fn is_decode(&self) -> bool {
+        self.splits.is_some()
+    }
+
+    /// The most shares that the keys of a decode step are cut into, in a compact cache or in one that holds the keys in
+    /// order; `None` when the problem is no decode step.
+    pub fn splits(&self, is_compact: bool) -> Option<u32> {
+        self.splits.as_ref().map(|splits| if is_compact { splits.compact } else { splits.in_order })
     }
 
     /// Index of each sequence's first query token, `[B]`, int, on the device. Kernels read it at every launch, so a
@@ -307,7 +317,7 @@ impl Prepared {
         Ok(self.q_offset.write(&ints)?)
     }
 
-    /// Fills in the parameters that do not depend on tensors.
+    /// Fills in the parameters that do not depend on tensors, except that with a `slot_key` decode has other shares.
     pub(super) fn fill(
         &self,
         attention: &GpuAttention,
@@ -344,11 +354,11 @@ impl Prepared {
             params.list_tile = list.tiles.address();
             params.list_rows = list.rows_per_head as i32;
         }
-        if let Some(splits) = &self.splits {
+        if let (Some(splits), Some(count)) = (&self.splits, self.splits(params.slot_key != 0)) {
             params.split_o = splits.o.address();
             params.split_lse = splits.lse.address();
             params.split_arrivals = splits.arrivals.address();
-            params.splits = splits.count as i32;
+            params.splits = count as i32;
         }
         Ok(())
     }
