@@ -97,6 +97,7 @@ fn an_interrupted_tune_goes_on() {
 fn candidates_are_explained() {
     let text = succeeds(&["tune", "longgen-stride", "--explain", "--length", "4k", "--pass", "forward"]);
     assert!(text.contains("worth a measurement") && text.contains("left out: "), "{text}");
+    assert!(text.contains("copy_uses=never") && !text.contains(&u32::MAX.to_string()), "{text}");
     let text = succeeds(&["tune", PATTERN, "--explain", "--device", "cuda", "--length", "8k"]);
     for reason in ["shared memory are needed", "it would spill", "times as long as the first guess"] {
         assert!(text.contains(reason), "no candidate is left out because `{reason}`");

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::abi::{LANES, MOST_ROWS, STRIP};
 
-/// Tile shape of one CPU kernel. Prints and parses as `lanes=64 rows=64 gather_below=32 copy_uses=12`.
+/// Tile shape of one CPU kernel. Prints and parses as `lanes=64 rows=64 gather_below=32 copy_uses=12`, or `copy_uses=never`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Blocking {
     /// Query rows that stay (keys, in the kernel of dK and dV) while the others are walked: whole strips of 16, up to 64.
@@ -17,7 +17,7 @@ pub struct Blocking {
     pub rows: u32,
     /// Shorter runs of rows are gathered into whole tiles; longer ones are read in place.
     pub gather_below: u32,
-    /// Rows that at least so many tiles walk are first copied into contiguous f32.
+    /// Rows that at least so many tiles walk are first copied into contiguous f32; with [`Blocking::NEVER`] none are.
     pub copy_uses: u32,
 }
 
@@ -57,8 +57,14 @@ pub enum BlockingError {
 const LANES_ALLOWED: &str = "16, 32, 48 and 64 are allowed";
 const ROWS_ALLOWED: &str = "multiples of 8 from 8 to 128 are allowed";
 const COUNT_ALLOWED: &str = "whole numbers from 0 to 4294967295 are allowed";
+const USES_ALLOWED: &str = "whole numbers from 0 to 4294967294 and `never` are allowed";
+/// How [`Blocking::NEVER`] is written.
+const NEVER_WORD: &str = "never";
 
 impl Blocking {
+    /// A `copy_uses` that no number of tiles reaches.
+    pub const NEVER: u32 = u32::MAX;
+
     /// Whether kernels take it.
     ///
     /// # Errors
@@ -80,7 +86,11 @@ impl Blocking {
 impl fmt::Display for Blocking {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Blocking { lanes, rows, gather_below, copy_uses } = self;
-        write!(f, "lanes={lanes} rows={rows} gather_below={gather_below} copy_uses={copy_uses}")
+        write!(f, "lanes={lanes} rows={rows} gather_below={gather_below} copy_uses=")?;
+        match *copy_uses {
+            Blocking::NEVER => f.write_str(NEVER_WORD),
+            uses => write!(f, "{uses}"),
+        }
     }
 }
 
@@ -92,7 +102,7 @@ impl FromStr for Blocking {
             ("lanes", LANES_ALLOWED),
             ("rows", ROWS_ALLOWED),
             ("gather_below", COUNT_ALLOWED),
-            ("copy_uses", COUNT_ALLOWED),
+            ("copy_uses", USES_ALLOWED),
         ];
         let mut values = [None; 4];
         for word in text.split_whitespace() {
@@ -100,7 +110,10 @@ impl FromStr for Blocking {
             let at = KEYS.iter().position(|(known, _)| *known == key);
             let at = at.ok_or_else(|| BlockingError::Key(key.to_owned()))?;
             let (key, allowed) = KEYS[at];
-            let number = value.parse::<u32>();
+            let number = match value {
+                NEVER_WORD if key == "copy_uses" => Ok(Blocking::NEVER),
+                digits => digits.parse::<u32>(),
+            };
             let number =
                 number.map_err(|_| BlockingError::Value { key, value: value.to_owned(), allowed })?;
             if values[at].replace(number).is_some() {
@@ -121,8 +134,11 @@ mod tests {
 
     #[test]
     fn text_round_trips() {
-        let blocking = Blocking { lanes: 48, rows: 96, gather_below: 0, copy_uses: u32::MAX };
-        assert_eq!(blocking.to_string().parse(), Ok(blocking));
+        let never = Blocking { lanes: 48, rows: 96, gather_below: 0, copy_uses: Blocking::NEVER };
+        assert_eq!(never.to_string(), "lanes=48 rows=96 gather_below=0 copy_uses=never");
+        for blocking in [never, Blocking { copy_uses: 0, ..never }, Blocking::default()] {
+            assert_eq!(blocking.to_string().parse(), Ok(blocking));
+        }
         assert_eq!(Blocking::default().check(), Ok(()));
     }
 
@@ -136,5 +152,11 @@ mod tests {
         assert!(message("lanes=24 rows=64 gather_below=1 copy_uses=1").contains("16, 32, 48 and 64"));
         assert!(message("lanes=64 rows=136 gather_below=1 copy_uses=1").contains("multiples of 8"));
         assert!(message("lanes=64 rows=-8 gather_below=1 copy_uses=1").contains("`rows` is `-8`"));
+        assert!(
+            message("lanes=64 rows=64 gather_below=never copy_uses=1").contains("`gather_below` is `never`")
+        );
+        assert!(
+            message("lanes=64 rows=64 gather_below=1 copy_uses=once").contains("and `never` are allowed")
+        );
     }
 }

@@ -94,7 +94,7 @@ fn words(pass: PassGroup, blocking: Blocking) -> Vec<String> {
         ));
     }
     words.push(match copy_uses {
-        u32::MAX => "Rows are read where they lie.".to_owned(),
+        Blocking::NEVER => "Rows are read where they lie.".to_owned(),
         uses => format!("Rows that at least {uses} tiles walk are first copied into contiguous f32."),
     });
     words

@@ -9,7 +9,7 @@ use crate::model::PassGroup;
 const LANES: [u32; 4] = [64, 48, 32, 16];
 const ROWS: [u32; 7] = [32, 48, 64, 80, 96, 112, 128];
 const GATHER: [u32; 4] = [32, 8, 16, 64];
-const COPY: [u32; 2] = [12, u32::MAX];
+const COPY: [u32; 2] = [12, Blocking::NEVER];
 /// Candidates that are expected to take longer than so many times the first guess are not measured.
 const WORTH_A_MEASUREMENT: f64 = 1.15;
 
@@ -78,7 +78,7 @@ fn idle_lanes(workload: &Workload<'_>, blocking: Blocking) -> Option<Rejection> 
 /// A copy that does not happen: rows of a single KV head lie together already, or too few tiles walk a row.
 fn copies_nothing(workload: &Workload<'_>, blocking: Blocking, same_as_copying: bool) -> Option<Rejection> {
     let needless = workload.pass == PassGroup::Decode || is_compact(workload) || same_as_copying;
-    (blocking.copy_uses == u32::MAX && needless)
+    (blocking.copy_uses == Blocking::NEVER && needless)
         .then(|| Rejection::Twin("there is nothing to copy".to_owned()))
 }
 
