@@ -12,14 +12,18 @@ use longgen_codegen::spec::{Dtype, PatternCode, Shape};
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=pattern.toml");
-    println!("cargo:rerun-if-env-changed=LONGGEN_NVRTC");
-    let path = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let path = |name: &str| {
+        println!("cargo:rerun-if-env-changed={name}");
+        std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+    };
     let search = ToolSearch {
         variable: path("LONGGEN_NVRTC"),
         cuda_home: path("CUDA_HOME"),
         python: Some("python3".to_owned()),
         // Where `lgc fetch-nvrtc` puts it.
-        cache: path("HOME").map(|home| home.join(".cache/longgen")),
+        cache: path("LONGGEN_CACHE")
+            .or_else(|| path("XDG_CACHE_HOME").map(|caches| caches.join("longgen")))
+            .or_else(|| path("HOME").map(|home| home.join(".cache/longgen"))),
         ..ToolSearch::default()
     };
     let out = path("OUT_DIR").ok_or("cargo sets OUT_DIR")?;
