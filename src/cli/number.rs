@@ -80,6 +80,11 @@ pub fn milliseconds(seconds: f64) -> String {
     format!("{ms:.places$}")
 }
 
+/// A time with its unit: `25.00 us`, `12.34 ms`.
+pub fn time(seconds: f64) -> String {
+    if seconds < 1e-3 { format!("{:.2} us", seconds * 1e6) } else { format!("{} ms", milliseconds(seconds)) }
+}
+
 /// A share as a percentage: `3.1 %`, with more digits where it is small.
 pub fn percent(share: f64) -> String {
     let percent = 100.0 * share;
@@ -114,5 +119,6 @@ mod tests {
         assert_eq!(bytes(26_460_000_000), "26.46 GB");
         assert_eq!(scaled(999_960), "1.00 M");
         assert_eq!(percent(0.0305), "3.0 %");
+        assert_eq!([time(2.5e-5), time(0.1119)], ["25.00 us", "111.9 ms"]);
     }
 }

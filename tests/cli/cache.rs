@@ -69,7 +69,8 @@ fn filled(cache: &Path) {
     store.put_tuned(&key, &choice);
     let refused = TrialOutcome::Refused("spills".into());
     for (schedule, outcome) in [("tile_m=128", TrialOutcome::Measured(2.5e-5)), ("tile_m=256", refused)] {
-        store.put_trial(&key, &Trial { schedule: schedule.into(), outcome });
+        let problem = choice.provenance.problem.clone();
+        store.put_trial(&key, &Trial { schedule: schedule.into(), problem, outcome });
     }
     assert_eq!(store.take_notices(), []);
 }
@@ -82,7 +83,7 @@ fn list_and_show() {
     assert_eq!(listing["kernels"].as_array().unwrap().len(), 2);
     assert_eq!(listing["tuned"][0]["tokens"], 8192);
     let text = lgc(folder.path(), &["cache", "list"]).out;
-    for word in ["2 kernels", "1 tuning results", "window=4096", "25.0 us", "1,500", "sm_90a"] {
+    for word in ["2 kernels", "1 tuning results", "window=4096", "25.00 us", "1,500", "sm_90a"] {
         assert!(text.contains(word), "no {word} in\n{text}");
     }
     let id = listing["tuned"][0]["id"].as_str().unwrap();

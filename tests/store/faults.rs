@@ -134,31 +134,54 @@ fn an_older_layout_is_carried_over() {
     assert_eq!(is_set_aside(&file, "older layout"), (20, 5, 0));
 }
 
+/// Takes a member out of the JSON of each row's column, with the checksum that goes with it.
+fn without(raw: &Connection, (table, column): (&str, &str), member: &str) {
+    let value = if table == "tuned" { "choice" } else { "trial" };
+    let [problem, value] = ["problem", value].map(|name| match name == column {
+        true => format!("json_remove({name}, '$.{member}')"),
+        false => name.to_owned(),
+    });
+    let mut rows =
+        raw.prepare(&format!("SELECT rowid, {problem}, bucket, {value}, {column} FROM {table}")).unwrap();
+    let rows =
+        rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)));
+    for row in rows.unwrap().collect::<Vec<rusqlite::Result<(i64, String, i64, String, String)>>>() {
+        let (id, problem, bucket, value, before) = row.unwrap();
+        let mut sum = blake3::Hasher::new();
+        for part in [problem.as_bytes(), &bucket.to_le_bytes(), value.as_bytes()] {
+            sum.update(&(part.len() as u64).to_le_bytes()).update(part);
+        }
+        let now = if column == "problem" { problem } else { value };
+        assert_ne!(now, before, "`{member}` was there");
+        let update = format!("UPDATE {table} SET {column} = ?2, checksum = ?3 WHERE rowid = ?1");
+        raw.execute(&update, rusqlite::params![id, now, sum.finalize().as_bytes()]).unwrap();
+    }
+}
+
 /// Before layout 2 the key of a tuning result did not tell how many query heads a KV head has: such a result fits no call.
 #[test]
 fn of_the_first_layout_kernels_are_carried_over() {
     let (_folder, file) = place();
     fill(&file);
     let raw = Connection::open(&file).unwrap();
-    for (table, value) in [("tuned", "choice"), ("trial", "trial")] {
-        let sql = format!("SELECT rowid, json_remove(problem, '$.group'), bucket, {value} FROM {table}");
-        let mut rows = raw.prepare(&sql).unwrap();
-        let rows =
-            rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))).unwrap();
-        for row in rows.collect::<Vec<rusqlite::Result<(i64, String, i64, String)>>>() {
-            let (id, problem, bucket, value) = row.unwrap();
-            let mut sum = blake3::Hasher::new();
-            for part in [problem.as_bytes(), &bucket.to_le_bytes(), value.as_bytes()] {
-                sum.update(&(part.len() as u64).to_le_bytes()).update(part);
-            }
-            let update = format!("UPDATE {table} SET problem = ?2, checksum = ?3 WHERE rowid = ?1");
-            raw.execute(&update, rusqlite::params![id, problem, sum.finalize().as_bytes()]).unwrap();
-        }
-    }
+    without(&raw, ("tuned", "problem"), "group");
+    without(&raw, ("trial", "problem"), "group");
     raw.execute_batch("PRAGMA user_version = 1").unwrap();
     drop(raw);
     assert_eq!(is_set_aside(&file, "older layout"), (20, 0, 0));
     assert_eq!(open_quietly(&file).tuned_rows(), []);
+}
+
+/// Before layout 3 a measurement did not tell at which length and with how many heads it was made: it compares with none.
+#[test]
+fn of_the_second_layout_measurements_are_left_behind() {
+    let (_folder, file) = place();
+    fill(&file);
+    let raw = Connection::open(&file).unwrap();
+    without(&raw, ("trial", "trial"), "problem");
+    raw.execute_batch("PRAGMA user_version = 2").unwrap();
+    drop(raw);
+    assert_eq!(is_set_aside(&file, "older layout"), (20, 5, 0));
 }
 
 #[test]

@@ -110,7 +110,7 @@ fn every_part_of_a_key_tells_problems_apart() {
 fn measurements_keep_their_order() {
     let (_folder, file) = place();
     let key = tune_key(1, 8192);
-    let refused = super::Trial { schedule: "b".into(), outcome: TrialOutcome::Refused("spills".into()) };
+    let refused = super::Trial { outcome: TrialOutcome::Refused("spills".into()), ..trial(0.0) };
     // The same time twice is two measurements.
     let steps = [trial(2.0), refused, trial(1.0), trial(1.0)];
     for step in &steps {

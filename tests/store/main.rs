@@ -91,7 +91,8 @@ fn choice(seconds: f64) -> TunedChoice {
 }
 
 fn trial(seconds: f64) -> Trial {
-    Trial { schedule: "tile_m=128 tile_n=64".into(), outcome: TrialOutcome::Measured(seconds) }
+    let (schedule, problem) = ("tile_m=128 tile_n=64".into(), choice(seconds).provenance.problem);
+    Trial { schedule, problem, outcome: TrialOutcome::Measured(seconds) }
 }
 
 /// A file with 20 kernels of 20 kB, 5 choices and 5 measurements.

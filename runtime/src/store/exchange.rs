@@ -7,7 +7,7 @@ use rusqlite::{Connection, OpenFlags, Row};
 use super::kernels::{self, RawKernel};
 use super::schema::{self, FileKind};
 use super::tuned::{self, RawValue};
-use super::{State, Store, connect};
+use super::{State, Store, Trial, TunedChoice, connect};
 
 /// How many entries went over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -137,8 +137,8 @@ pub fn copy_rows(from: &Path, into: &mut Connection) -> rusqlite::Result<Transfe
     copy(&source, into)
 }
 
-/// Copies the rows that match their checksums, all in one transaction; tuning results of an older layout stay behind. A table that cannot be read is an empty one; only
-/// a failure to write is an error.
+/// Copies the rows that match their checksums, all in one transaction; what an older layout wrote in another form stays
+/// behind. A table that cannot be read is an empty one; only a failure to write is an error.
 fn copy(source: &Connection, target: &mut Connection) -> rusqlite::Result<Transferred> {
     let transaction = target.transaction()?;
     let mut sum = Transferred::default();
@@ -151,7 +151,7 @@ fn copy(source: &Connection, target: &mut Connection) -> rusqlite::Result<Transf
     })?;
     each(source, &format!("SELECT {}", tuned::CHOICES), RawValue::from_row, |row| {
         match row.is_whole() {
-            true if row.is_of_this_form() => sum.tuned += row.merge_choice(&transaction)?,
+            true if row.is_of_this_form::<TunedChoice>() => sum.tuned += row.merge_choice(&transaction)?,
             true => {}
             false => sum.damaged += 1,
         }
@@ -159,7 +159,7 @@ fn copy(source: &Connection, target: &mut Connection) -> rusqlite::Result<Transf
     })?;
     each(source, &format!("SELECT {} ORDER BY id", tuned::TRIALS), RawValue::from_row, |row| {
         match row.is_whole() {
-            true if row.is_of_this_form() => sum.trials += row.merge_trial(&transaction)?,
+            true if row.is_of_this_form::<Trial>() => sum.trials += row.merge_trial(&transaction)?,
             true => {}
             false => sum.damaged += 1,
         }

@@ -3,8 +3,9 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// Version of the tables below; a file holds it as its `user_version`. Raised with every change to them, and to the JSON in
-/// them. Since 2 the key of a tuning result holds the number of query heads of a KV head.
-pub const SCHEMA: i64 = 2;
+/// them. Since 2 the key of a tuning result holds the number of query heads of a KV head; since 3 a measurement says what
+/// was timed.
+pub const SCHEMA: i64 = 3;
 /// `LGdb` in ASCII: the file's `application_id`.
 pub const APPLICATION: i64 = 0x4c47_6462;
 

@@ -95,6 +95,9 @@ pub struct Provenance {
 pub struct Trial {
     /// The candidate, as `Schedule` prints.
     pub schedule: String,
+    /// What was timed, as [`Provenance::problem`] has it: a key stands for many lengths and numbers of heads, whose times do
+    /// not compare.
+    pub problem: String,
     /// What came of it.
     pub outcome: TrialOutcome,
 }
@@ -156,9 +159,10 @@ impl RawValue {
         Ok(RawValue { problem, bucket, made, value, checksum })
     }
 
-    /// Whether the key has every part that keys have now: one of an older layout tells too little apart.
-    pub fn is_of_this_form(&self) -> bool {
+    /// Whether key and value, a `T`, have every part that they have now: those of an older layout tell too little apart.
+    pub fn is_of_this_form<T: for<'a> Deserialize<'a>>(&self) -> bool {
         serde_json::from_str::<TuneProblem>(&self.problem).is_ok()
+            && serde_json::from_str::<T>(&self.value).is_ok()
     }
 
     pub fn is_whole(&self) -> bool {
@@ -241,7 +245,7 @@ impl Store {
         self.write(|connection| raw.put_choice(connection));
     }
 
-    /// Every step of the tunes of this key, in the order they were made.
+    /// Every step of the tunes of this key, in the order they were made, whatever problem was timed.
     pub fn trials(&self, key: &TuneKey) -> Vec<Trial> {
         let sql = format!("SELECT {TRIALS} WHERE problem = ?1 AND bucket = ?2 ORDER BY id");
         let rows = self.rows(&sql, params![key.problem.to_json(), key.bucket as i64]);

@@ -199,7 +199,11 @@ impl Bench for CpuBench {
         let problem = &self.timed.problem;
         let shape = problem.shape;
         let (queries, keys) = (problem.sequences.total_q(), problem.sequences.total_k());
-        format!("{queries} queries at {keys} keys, {} / {} heads", shape.heads(), shape.kv_heads())
+        let clock = match self.clock {
+            CpuClock::Wall => "",
+            CpuClock::Processor => ", processor time",
+        };
+        format!("{queries} queries at {keys} keys, {} / {} heads{clock}", shape.heads(), shape.kv_heads())
     }
 
     fn floor_seconds(&self) -> f64 {

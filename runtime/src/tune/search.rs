@@ -40,7 +40,7 @@ pub trait Bench {
     /// What stops the search.
     fn time(&mut self, candidate: usize) -> Result<f64, Self::Error>;
 
-    /// What is timed, in words.
+    /// What is timed and how, in words: measurements of benches that say the same compare.
     fn describe(&self) -> String;
 
     /// The least time that arithmetic and bytes allow, in seconds.
@@ -78,8 +78,8 @@ pub struct Progress<'a> {
     pub best: Option<(&'a str, f64)>,
 }
 
-/// Races the candidates that the model has not pruned. What an earlier search of this key has measured is not measured again;
-/// what this one measures is kept as it goes, so that nothing is lost whenever it ends. The winner becomes the choice.
+/// Races the candidates that the model has not pruned. What an earlier search of this key has measured on the same problem is
+/// not measured again; what this one measures is kept as it goes, so that nothing is lost whenever it ends. The winner becomes the choice.
 ///
 /// # Errors
 /// What stops the bench.
@@ -99,7 +99,10 @@ pub fn search<B: Bench>(
         measured: 0,
     };
     let name = |entry: usize| candidates[entries[entry]].candidate.as_str();
-    contest.resume(&store.trials(key), |schedule| (0..entries.len()).find(|&n| name(n) == schedule));
+    let problem = bench.describe();
+    let mut trials = store.trials(key);
+    trials.retain(|trial| trial.problem == problem);
+    contest.resume(&trials, |schedule| (0..entries.len()).find(|&n| name(n) == schedule));
     bench.prepare(&entries);
     while !limits.reached() {
         let step = contest.race.next(|n| bench.is_ready(entries[n]));
@@ -111,7 +114,10 @@ pub fn search<B: Bench>(
             }
             Step::Time(entry) => entry,
         };
-        let keep = |outcome| store.put_trial(key, &Trial { schedule: name(entry).to_owned(), outcome });
+        let keep = |outcome| {
+            let (schedule, problem) = (name(entry).to_owned(), problem.clone());
+            store.put_trial(key, &Trial { schedule, problem, outcome });
+        };
         if !contest.admitted[entry] {
             match bench.admit(entries[entry])? {
                 Ok(()) => keep(TrialOutcome::Checked),

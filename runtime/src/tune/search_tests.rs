@@ -15,6 +15,8 @@ struct Known {
     checked: Vec<usize>,
     /// The user has had enough after so many measurements.
     stop_after: usize,
+    /// What is timed.
+    problem: &'static str,
 }
 
 impl Known {
@@ -31,6 +33,7 @@ impl Known {
             timed: Vec::new(),
             checked: Vec::new(),
             stop_after,
+            problem: "32 heads",
         }
     }
 }
@@ -54,7 +57,7 @@ impl Bench for Known {
     }
 
     fn describe(&self) -> String {
-        "a known bench".to_owned()
+        self.problem.to_owned()
     }
 
     fn floor_seconds(&self) -> f64 {
@@ -129,6 +132,19 @@ fn a_finished_search_measures_nothing_again() {
     let report = run(&mut again, &store, 60);
     assert!(again.timed.is_empty() && again.checked.is_empty());
     assert_eq!(report.best().unwrap().schedule, "tile=1");
+}
+
+#[test]
+fn times_of_another_problem_are_not_compared() {
+    let store = Store::open(StoreLocation::Memory);
+    run(&mut Known::new(&[2.0, 1.0], usize::MAX), &store, 60);
+    // Half the heads, where the other candidate is the best, though slower than either was before.
+    let mut other = Known { problem: "16 heads", ..Known::new(&[3.0, 4.0], usize::MAX) };
+    let report = run(&mut other, &store, 60);
+    assert_eq!((report.resumed, report.best().unwrap().schedule.as_str()), (0, "tile=0"));
+    let mut first = Known::new(&[2.0, 1.0], usize::MAX);
+    let report = run(&mut first, &store, 60);
+    assert!(first.timed.is_empty() && report.resumed > 0, "the first problem's own times are still there");
 }
 
 #[test]

@@ -161,7 +161,7 @@ impl Listing<'_> {
         }
         for tuned in &self.tuned {
             let Tuned { id, pass, head_dim, dtype, target, tokens, .. } = tuned;
-            let (time, age) = (format!("{:.1} us", tuned.seconds * 1e6), age(tuned.made));
+            let (time, age) = (number::time(tuned.seconds), age(tuned.made));
             let pattern = shortened(tuned.pattern);
             writeln!(
                 out,

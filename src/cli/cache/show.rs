@@ -39,7 +39,11 @@ pub fn run(store: &Store, id: &str, json: bool, out: &mut dyn Write) -> Result<(
     tuned.retain(|row| row.key.id().starts_with(id));
     let entry = match (&kernels[..], &tuned[..]) {
         ([row], []) => Entry::kernel(row),
-        ([], [row]) => Entry::tuned(row, store.trials(&row.key)),
+        ([], [row]) => {
+            let mut trials = store.trials(&row.key);
+            trials.retain(|trial| trial.problem == row.choice.provenance.problem);
+            Entry::tuned(row, trials)
+        }
         ([], []) => return Err(CliError::failure(IdError::None { id: id.to_owned() })),
         _ => {
             let count = kernels.len() + tuned.len();
@@ -134,7 +138,7 @@ fn print_choice(
         ("tokens", format!("{} to {}", number::grouped(shortest), number::grouped(longest))),
         ("for", format!("{target} on {device}, driver {driver}, {compiler}")),
         ("schedule", choice.schedule.clone()),
-        ("time", format!("{:.2} us, spread {:.1} %", choice.seconds * 1e6, choice.spread * 100.0)),
+        ("time", format!("{}, spread {:.1} %", number::time(choice.seconds), choice.spread * 100.0)),
         ("timed", format!("{}; {tried}", from.problem)),
         ("made", format!("{} ago by {generator}", age(made))),
     ];
@@ -142,9 +146,9 @@ fn print_choice(
 }
 
 fn print_trial(trial: &Trial, out: &mut dyn Write) -> io::Result<()> {
-    let Trial { schedule, outcome } = trial;
+    let Trial { schedule, outcome, .. } = trial;
     match outcome {
-        TrialOutcome::Measured(seconds) => writeln!(out, "  {:.2} us  {schedule}", seconds * 1e6),
+        TrialOutcome::Measured(seconds) => writeln!(out, "  {}  {schedule}", number::time(*seconds)),
         TrialOutcome::Checked => writeln!(out, "  checked  {schedule}"),
         TrialOutcome::Refused(why) => writeln!(out, "  refused  {schedule}: {why}"),
     }
