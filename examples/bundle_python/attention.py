@@ -118,7 +118,12 @@ def attention(bundle, q, k, v):
 
 
 def compare(bundle):
-    import torch
+    try:
+        import torch
+    except ImportError:
+        sys.exit("error: this launches the kernel on PyTorch's tensors, and there is no PyTorch; --check needs none")
+    if not torch.cuda.is_available():
+        sys.exit("error: PyTorch finds no GPU; --check needs none")
 
     torch.manual_seed(0)
     tokens, heads, kv_heads, head_dim = 1000, 8, 2, 128
