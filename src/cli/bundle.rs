@@ -12,7 +12,7 @@ use longgen_codegen::target::Target;
 use serde::Serialize;
 
 use super::files::FileSet;
-use super::kernel_args::{MaskArgs, NvrtcArgs, Subject, head_dim};
+use super::kernel_args::{MaskArgs, NvrtcArgs, Subject, head_dim, unique};
 use super::tune::request;
 use super::{CliError, number};
 
@@ -24,15 +24,6 @@ Examples:
 
 The file also holds PTX of the oldest architecture that has any, which the driver compiles for devices of other ones.
 Schedules that `lgc tune` found for an architecture go in; the others come from the model.";
-
-/// What a pass of the command line takes part in.
-fn group(pass: Pass) -> PassGroup {
-    match pass {
-        Pass::Forward => PassGroup::Forward,
-        Pass::Decode => PassGroup::Decode,
-        _ => PassGroup::Backward,
-    }
-}
 
 /// Arguments of `lgc bundle`.
 #[derive(Debug, clap::Args)]
@@ -113,19 +104,8 @@ impl Args {
     }
 
     fn wants(&self, pass: Pass) -> bool {
-        self.pass.contains(&group(pass))
+        self.pass.contains(&pass.into())
     }
-}
-
-/// What was asked for, each once, in that order.
-fn unique<T: PartialEq + Copy>(list: &[T]) -> Vec<T> {
-    let mut once = Vec::new();
-    list.iter().for_each(|item| {
-        if !once.contains(item) {
-            once.push(*item)
-        }
-    });
-    once
 }
 
 /// The pattern's own name, else its text, else what the text hashes to.

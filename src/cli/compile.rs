@@ -14,7 +14,7 @@ use longgen_codegen::plan::TileShape;
 use longgen_codegen::target::Target;
 
 use super::files::FileSet;
-use super::kernel_args::{MaskArgs, NvrtcArgs, ShapeArgs, Subject};
+use super::kernel_args::{MaskArgs, NvrtcArgs, ShapeArgs, Subject, unique};
 use super::terminal::{self, Colour};
 use super::{CliError, number};
 use build::Built;
@@ -91,7 +91,8 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), CliError> {
     let nvrtc = args.load_nvrtc()?;
     let folder = super::files::Folder::create(&args.output).map_err(CliError::failure)?;
     let cpu = cpu::compile(&subject, args.shape.head_dim)?;
-    let built = build::all(&subject, subject.shape(&args.shape), &args.arch, nvrtc.as_ref().ok())?;
+    let shape = subject.shape(&args.shape);
+    let (built, missing) = build::all(&subject, shape, &unique(&args.arch), nvrtc.as_ref().ok())?;
     let bundle = Bundle::new(&subject, args, &cpu, &built);
     let mut files = FileSet::default();
     add_files(args, &mut files, &built, &cpu, &bundle)?;
@@ -103,7 +104,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), CliError> {
         return Ok(());
     }
     writeln!(out, "{}\n", subject.pattern)?;
-    text::table(&built, &cpu, out)?;
+    text::table(&built, &missing, &cpu, out)?;
     writeln!(out, "\n{count} files in {}", args.output.display())?;
     if let Err(missing) = nvrtc {
         writeln!(out, "no PTX and no cubin: {}", missing.message())?;

@@ -97,6 +97,17 @@ pub fn head_dim(text: &str) -> Result<u32, String> {
     head_dim.ok_or_else(|| "a multiple of 32 from 32 to 256, for example 64 or 128".to_string())
 }
 
+/// What was asked for, each once, in that order.
+pub fn unique<T: PartialEq + Copy>(list: &[T]) -> Vec<T> {
+    let mut once = Vec::new();
+    list.iter().for_each(|item| {
+        if !once.contains(item) {
+            once.push(*item)
+        }
+    });
+    once
+}
+
 /// Where NVRTC comes from.
 #[derive(Debug, clap::Args)]
 pub struct NvrtcArgs {

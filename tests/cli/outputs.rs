@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{names_in, path, succeeds};
+use super::{fails, names_in, path, succeeds};
 
 #[test]
 fn pictures() {
@@ -51,6 +51,33 @@ fn sources_without_nvrtc() {
     }
     assert!(names.contains(&"attention_cpu.clif".to_string()));
     assert!(names.iter().all(|name| !name.ends_with(".part")), "{names:?}");
+}
+
+/// Of heads as large as these a backward spills in every schedule and decoding has no template; the forward is there.
+#[test]
+fn large_heads_have_a_forward() {
+    let doctor: Value = serde_json::from_str(&succeeds(&["doctor", "--json"])).unwrap();
+    if doctor["nvrtc"]["found"] != true {
+        eprintln!("skipped: no NVRTC");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    // An architecture that stands twice is built once.
+    let size = ["--head-dim", "256", "--arch", "sm_80,sm_80"];
+    let text =
+        succeeds(&[&["compile", "mistral", "--emit", "cubin,json", "-o", path(&output)], &size[..]].concat());
+    assert!(text.contains("none: `attention_backward_") && text.contains("spills registers"), "{text}");
+    let manifest: Value =
+        serde_json::from_str(&std::fs::read_to_string(output.join("manifest.json")).unwrap()).unwrap();
+    let passes: Vec<&str> =
+        manifest["cuda"].as_array().unwrap().iter().map(|kernel| kernel["pass"].as_str().unwrap()).collect();
+    assert_eq!(passes, ["forward"]);
+    let file = folder.path().join("kernels.lgk");
+    for (pass, reason) in [("backward", "spills registers"), ("decode", "there is no kernel")] {
+        let bundle = [&["bundle", "mistral", "--pass", pass, "-o", path(&file)], &size[..]].concat();
+        fails(&bundle, 1, &[&format!("no {pass} of `mistral`"), "--pass", reason]);
+    }
 }
 
 #[test]

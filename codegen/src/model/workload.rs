@@ -1,6 +1,7 @@
 //! The problem that a model looks at: shapes and one typical length.
 
 use crate::ir::Programs;
+use crate::spec::Pass;
 
 /// Passes that are tuned together, since they run together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,9 +28,19 @@ impl PassGroup {
     }
 }
 
+impl From<Pass> for PassGroup {
+    fn from(pass: Pass) -> PassGroup {
+        match pass {
+            Pass::Forward => PassGroup::Forward,
+            Pass::Decode => PassGroup::Decode,
+            _ => PassGroup::Backward,
+        }
+    }
+}
+
 impl std::fmt::Display for PassGroup {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
+        f.pad(self.name())
     }
 }
 

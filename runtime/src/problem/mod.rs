@@ -36,7 +36,7 @@ impl DType {
 
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             DType::F32 => "f32",
             DType::Bf16 => "bf16",
             DType::F16 => "fp16",

@@ -7,6 +7,7 @@ use longgen_codegen::artifact::{Artifact, BuildError};
 use longgen_codegen::bundle::{Bundle, BundledChoice, BundledKernel, ImageKind};
 use longgen_codegen::cuda::nvrtc::Nvrtc;
 use longgen_codegen::cuda::source::GENERATOR;
+use longgen_codegen::model::PassGroup;
 use longgen_codegen::model::gpu::{GpuPlan, PlannedKernel};
 use longgen_codegen::spec::{KernelSpec, Pass, PatternCode, Shape};
 use longgen_runtime::gpu::KernelCache;
@@ -14,8 +15,22 @@ use longgen_runtime::store::TunedRow;
 use longgen_runtime::tune::mask_hash;
 use rayon::prelude::*;
 
-use super::{Args, Named, unique};
+use super::{Args, Named};
+use crate::cli::kernel_args::unique;
 use crate::cli::{CliError, engine, store};
+
+/// A pass that was asked for and that has no kernel, or none that fits.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no {pass} of `{label}` for this head dimension and type: leave it out by --pass")]
+struct NoPass {
+    label: String,
+    pass: PassGroup,
+    source: BuildError,
+}
+
+fn no_pass(label: &str, pass: Pass, source: BuildError) -> CliError {
+    CliError::failure(NoPass { label: label.to_owned(), pass: pass.into(), source })
+}
 
 /// One source to compile.
 struct Job<'a> {
@@ -42,7 +57,7 @@ pub fn bundle(args: &Args, subjects: &[Named]) -> Result<Bundle, CliError> {
         bundle.add_pattern(label, &code);
         for shape in args.shapes(subject) {
             let tuned = tuned_kernels(&tuned, &mask_hash(&subject.ir), &shape);
-            jobs.extend(jobs_of(args, label, &code, shape, &tuned));
+            jobs.extend(jobs_of(args, label, &code, shape, &tuned)?);
         }
     }
     let bar = engine::progress(jobs.len() as u64, "compiling {bar:30} {pos}/{len} kernels, {eta} left");
@@ -65,6 +80,7 @@ pub fn bundle(args: &Args, subjects: &[Named]) -> Result<Bundle, CliError> {
                 bundle.kernels.extend(kernels);
             }
             Err(BuildError::Refused { .. }) if job.pass.has_substitute() => {}
+            Err(refused @ BuildError::Refused { .. }) => return Err(no_pass(job.label, job.pass, refused)),
             Err(error) => return Err(CliError::failure(error)),
         }
     }
@@ -77,14 +93,19 @@ fn jobs_of<'a>(
     code: &Arc<PatternCode>,
     shape: Shape,
     tuned: &[TunedKernel<'_>],
-) -> Vec<Job<'a>> {
+) -> Result<Vec<Job<'a>>, CliError> {
     let oldest = args.arch.iter().filter(|target| !target.is_exact());
     let oldest = oldest.min_by_key(|target| target.compute_capability());
     let mut jobs = Vec::new();
     for target in unique(&args.arch) {
         for pass in Pass::ALL.into_iter().filter(|pass| args.wants(*pass)) {
             let mut specs = KernelSpec::candidates(pass, target, shape, code);
-            let Some(first) = specs.first() else { continue };
+            let Some(first) = specs.first() else {
+                if pass.has_substitute() {
+                    continue;
+                }
+                return Err(no_pass(label, pass, BuildError::NoKernel));
+            };
             let fits = |tuned: &&TunedKernel<'_>| {
                 tuned.kernel.pass == pass && tuned.row.key.problem.target == target.name()
             };
@@ -96,7 +117,7 @@ fn jobs_of<'a>(
             jobs.push(Job { label, pass, with_ptx: oldest == Some(&target), specs, tuned });
         }
     }
-    jobs
+    Ok(jobs)
 }
 
 /// A kernel of a plan that `lgc tune` chose.

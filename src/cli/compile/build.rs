@@ -7,6 +7,7 @@ use std::thread;
 use longgen_codegen::artifact::{Artifact, BuildError};
 use longgen_codegen::cuda::nvrtc::Nvrtc;
 use longgen_codegen::cuda::source::CudaSource;
+use longgen_codegen::model::PassGroup;
 use longgen_codegen::spec::{KernelSpec, Pass, Shape};
 use longgen_codegen::target::Target;
 
@@ -32,6 +33,12 @@ impl Built {
     }
 }
 
+impl Missing {
+    fn covers(&self, target: Target, pass: Pass) -> bool {
+        (self.target, self.pass) == (target, pass.into())
+    }
+}
+
 /// A pass on a target, and the specifications to try.
 struct Job {
     target: Target,
@@ -39,35 +46,61 @@ struct Job {
     specs: Vec<KernelSpec>,
 }
 
-/// Builds every pass that exists. A fused backward that ptxas refuses is left out: the split one does its work.
+/// A pass that there is no kernel for: large heads do not fit the registers of a backward, nor of decoding.
+pub struct Missing {
+    /// The architecture.
+    pub target: Target,
+    /// The pass, all of its kernels.
+    pub pass: PassGroup,
+    /// That there is no template, or what was wrong with the last schedule that was tried.
+    pub reason: BuildError,
+}
+
+/// Builds every pass that exists. A fused backward that ptxas refuses is left out: the split one does its work. Where ptxas
+/// refuses another kernel, its whole pass is missing.
 ///
 /// # Errors
-/// The first kernel that could not be built.
+/// The first kernel that could not be built for another reason; the refusal where no pass is left.
 pub fn all(
     subject: &Subject,
     shape: Shape,
     targets: &[Target],
     nvrtc: Option<&Nvrtc>,
-) -> Result<Vec<Built>, CliError> {
+) -> Result<(Vec<Built>, Vec<Missing>), CliError> {
     let code = subject.code();
-    let mut jobs = Vec::new();
+    let (mut jobs, mut missing) = (Vec::new(), Vec::<Missing>::new());
     for &target in targets {
         for pass in Pass::ALL {
             let specs = KernelSpec::candidates(pass, target, shape, &code);
             if !specs.is_empty() {
                 jobs.push(Job { target, pass, specs });
+            } else if !pass.has_substitute() {
+                missing.push(Missing { target, pass: pass.into(), reason: BuildError::NoKernel });
             }
         }
     }
-    let mut built = Vec::with_capacity(jobs.len());
+    let mut built: Vec<Built> = Vec::with_capacity(jobs.len());
     for (job, outcome) in jobs.iter().zip(in_parallel(&jobs, nvrtc)) {
         match outcome {
             Ok(kernel) => built.push(kernel),
             Err(BuildError::Refused { .. }) if job.pass.has_substitute() => {}
+            Err(reason @ BuildError::Refused { .. }) => {
+                let (target, pass) = (job.target, job.pass.into());
+                if !missing.iter().any(|gap| gap.covers(target, job.pass)) {
+                    missing.push(Missing { target, pass, reason });
+                }
+            }
             Err(error) => return Err(CliError::failure(error)),
         }
     }
-    Ok(built)
+    built.retain(|kernel| !missing.iter().any(|gap| gap.covers(kernel.target, kernel.pass)));
+    match missing.pop() {
+        Some(last) if built.is_empty() => Err(CliError::failure(last.reason)),
+        last => {
+            missing.extend(last);
+            Ok((built, missing))
+        }
+    }
 }
 
 fn in_parallel(jobs: &[Job], nvrtc: Option<&Nvrtc>) -> Vec<Result<Built, BuildError>> {

@@ -2,11 +2,11 @@
 
 use std::io::{self, Write};
 
-use super::build::Built;
+use super::build::{Built, Missing};
 use super::cpu::CpuKernels;
 
-/// One line for each kernel.
-pub fn table(built: &[Built], cpu: &CpuKernels, out: &mut dyn Write) -> io::Result<()> {
+/// One line for each kernel, and for each pass that there is none for.
+pub fn table(built: &[Built], missing: &[Missing], cpu: &CpuKernels, out: &mut dyn Write) -> io::Result<()> {
     writeln!(
         out,
         "{:30} {:8} {:>10} {:>8} {:>9} {:>13} {:>7}",
@@ -43,6 +43,9 @@ pub fn table(built: &[Built], cpu: &CpuKernels, out: &mut dyn Write) -> io::Resu
                 resources.spill_store_bytes + resources.spill_load_bytes
             )?;
         }
+    }
+    for Missing { target, pass, reason } in missing {
+        writeln!(out, "{:30} {target:8} none: {reason}", pass.name())?;
     }
     writeln!(
         out,

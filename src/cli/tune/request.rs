@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use super::Args;
 use crate::cli::device::DeviceArg;
+use crate::cli::kernel_args::unique;
 use crate::cli::{CliError, model_arg, number};
 
 /// Lengths in tokens.
@@ -119,16 +120,14 @@ impl Request {
         if args.device == DeviceArg::Cuda && dtype == DType::F32 {
             return Err(CliError::usage(RequestError::Single));
         }
-        let mut passes = args.pass.clone();
-        passes.dedup();
         Ok(Request {
             canonical: subject.pattern.to_string(),
             softmax: subject.pattern.softmax(),
             ir: subject.ir,
             shape: shape.map_err(CliError::usage)?,
             dtype,
-            lengths: args.length.clone().map_or(default_lengths, |lengths| lengths.0),
-            passes,
+            lengths: args.length.as_ref().map_or(default_lengths, |lengths| unique(&lengths.0)),
+            passes: unique(&args.pass),
             cpu_time: args.cpu_time,
         })
     }
