@@ -111,7 +111,10 @@ fn toml_layers_and_heads() {
         is(&layers(value), expected);
     }
     is(&toml("window = 1\n[layers]\ncount = 0"), "3:9: `count = 0`: must be 1 to 1024 layers");
-    is(&toml("window = 1\n[[heads]]\nheads = 1024\nfull = true"), "3:9: `heads = 1024`:");
+    is(
+        &toml("window = 1\n[[heads]]\nheads = 1024\nfull = true"),
+        "3:9: `heads = 1024`: KV heads and layers count from 0 to 1023",
+    );
     is(
         &toml("window = 1\n[layers]\ncount = 4\n[[heads]]\nlayers = 5\nfull = true"),
         "5:10: `layers = 5`: the plan has layers 0 to 3",

@@ -60,6 +60,11 @@ struct Explained<'a> {
 
 /// Prints the explanation.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), CliError> {
+    if args.device == DeviceArg::Cpu && args.arch.is_some() {
+        return Err(CliError::usage(
+            "--arch goes with --device cuda: CPU kernels are for the processor here",
+        ));
+    }
     let subject = args.mask.subject()?;
     let model = model_arg::resolve(&args.model)?;
     let shape = HeadShape::new(model.heads as usize, model.kv_heads as usize, model.head_dim as usize);

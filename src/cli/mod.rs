@@ -35,7 +35,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use error::CliError;
 
@@ -110,8 +110,24 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Reads the command line. `--length -4` is a wrong length, which its parser explains, and no unknown option.
+fn parse(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let mut command = with_negative_numbers(Cli::command());
+    let mut matches = command.try_get_matches_from_mut(args)?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+}
+
+fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    let names: Vec<String> = command.get_subcommands().map(|inner| inner.get_name().to_owned()).collect();
+    let command = command.mut_args(|arg| {
+        let takes_values = arg.get_action().takes_values();
+        arg.allow_negative_numbers(takes_values)
+    });
+    names.iter().fold(command, |command, name| command.mut_subcommand(name, with_negative_numbers))
+}
+
 fn dispatch(args: impl Iterator<Item = OsString>, out: &mut dyn Write) -> Result<(), CliError> {
-    let cli = match Cli::try_parse_from(args) {
+    let cli = match parse(args) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => return Err(CliError::Clap(error)),
         Err(help_or_version) => return Ok(write!(out, "{help_or_version}")?),

@@ -46,14 +46,17 @@ pub fn resolve(argument: &str) -> Result<Pattern, CliError> {
     if is_path_like || path.is_file() {
         return from_file(path);
     }
-    argument.parse().map_err(|error: PatternError| {
+    argument.parse().or_else(|error: PatternError| {
+        if path.is_dir() {
+            return from_file(path);
+        }
         let is_word = argument.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c));
         match Pattern::preset(argument) {
-            Err(source) if is_word && !argument.is_empty() => CliError::usage(ResolveError::Nothing {
+            Err(source) if is_word && !argument.is_empty() => Err(CliError::usage(ResolveError::Nothing {
                 argument: argument.chars().take(60).collect(),
                 source,
-            }),
-            _ => CliError::usage(error),
+            })),
+            _ => Err(CliError::usage(error)),
         }
     })
 }

@@ -27,7 +27,8 @@ const NOTES: &str = "\
 Each candidate is checked against the f64 oracle, then timed on the pattern itself; repeats of all candidates take turns, and
 the slower half leaves after each round. What was measured is kept: Ctrl-C ends with the best so far, and the same
 command goes on from there. `lgc run`, `generate` and `eval` take the result without being told; --explain shows the
-candidates and why others were left out, and measures nothing.
+candidates and why others were left out, and measures nothing. A result holds for the D, type, number of query heads of a KV
+head and threads it was measured with: those of --model, --dtype and --threads.
 
 Examples:
   lgc tune 'sink=4, window=4096'

@@ -69,6 +69,8 @@ fn empty_file_binary_file_directory() {
         &["UTF-8", "binary.toml"],
     );
     refused(path(folder.path()), &["is a directory"]);
+    // Without a slash it could be a preset or a text: tests run in the folder of the project.
+    refused("docs", &["`docs` is a directory"]);
     refused("/dev/null", &["missing"]);
     refused("/dev/zero", &["1048576 bytes"]);
 }
@@ -110,9 +112,15 @@ fn set_algebra_that_explodes() {
 #[test]
 fn wrong_numbers_on_the_command_line() {
     for length in ["0", "-1", "1e5", "2000M", "99999999999999999999999", ""] {
-        let ran = super::lgc(&["report", "mistral", &format!("--length={length}")]);
-        assert_eq!(ran.code, 2, "{length}: {}", ran.err);
+        for option in [&["--length", length][..], &[&format!("--length={length}")]] {
+            let ran = super::lgc(&[&["report", "mistral"], option].concat());
+            assert_eq!(ran.code, 2, "{length}: {}", ran.err);
+            assert!(ran.err.contains("a number of tokens from 1"), "{}", ran.err);
+        }
     }
+    // A negative scale is a number like any other, and so the tensors are what is missing.
+    let scaled = ["run", "mistral", "--scale", "-0.5", "--input", "nowhere", "--output", "nowhere"];
+    fails(&scaled, 1, &["`nowhere` cannot be read"]);
     for head_dim in ["80", "0", "-64", "512", "99999999999"] {
         let ran = super::lgc(&["compile", "mistral", &format!("--head-dim={head_dim}")]);
         assert_eq!(ran.code, 2, "{head_dim}: {}", ran.err);

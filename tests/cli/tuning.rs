@@ -124,4 +124,5 @@ fn bad_requests() {
     fails(&["tune", "window=0"], 2, &["window"]);
     fails(&["tune", PATTERN, "--model", "llama-9"], 2, &["llama-9"]);
     fails(&["explain", PATTERN, "--arch", "sm_70"], 2, &["sm_70"]);
+    fails(&["explain", PATTERN, "--device", "cpu", "--arch", "sm_80"], 2, &["--device cuda"]);
 }

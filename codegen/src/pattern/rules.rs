@@ -106,6 +106,11 @@ pub const fn layer(index: u64) -> Checked {
     within(index, 0, MAX_LAYERS as u64 - 1, "layers count from 0 to 1023")
 }
 
+/// A number in a set of KV heads or of layers, as far as both keep the same rule.
+pub const fn index(index: u64) -> Checked {
+    within(index, 0, MAX_LAYERS as u64 - 1, "KV heads and layers count from 0 to 1023")
+}
+
 /// A layer's index in a plan of `count` layers.
 pub const fn layer_in_plan(index: u64, count: u64) -> Checked {
     if index < count { Ok(()) } else { Err("lies past the last layer of the plan: layers count from 0") }

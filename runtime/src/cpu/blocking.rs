@@ -43,7 +43,9 @@ impl ChosenBy {
         match self {
             ChosenBy::Caller => "set",
             ChosenBy::Tuner => "tuned",
-            ChosenBy::Model => "the model's choice; lgc tune measures",
+            ChosenBy::Model => {
+                "the model's choice; `lgc tune` did not measure this mask at this D, type and number of query heads of a KV head"
+            }
         }
     }
 }

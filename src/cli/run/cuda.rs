@@ -89,7 +89,11 @@ fn compute(attention: &GpuAttention, input: &Input, backward: bool) -> Result<Re
         }
         _ => None,
     };
-    let by = if attention.is_tuned() { "tuned" } else { "not tuned; lgc tune measures" };
+    let by = if attention.is_tuned() {
+        "tuned"
+    } else {
+        "not tuned; `lgc tune --device cuda` did not measure this mask at this D, type and number of query heads of a KV head"
+    };
     let schedule =
         |kernel: &CompiledKernel| format!("{}: {} ({by})", kernel.manifest.pass, kernel.manifest.schedule);
     let schedules = attention.kernels().map(schedule).collect();

@@ -39,7 +39,9 @@ fn search(f: &mut fmt::Formatter<'_>, report: &TuneReport) -> fmt::Result {
     )?;
     let mut timed: Vec<&Standing> = report.standings.iter().filter(|s| s.seconds().is_some()).collect();
     timed.sort_by(|a, b| a.seconds().partial_cmp(&b.seconds()).unwrap_or(std::cmp::Ordering::Equal));
-    writeln!(f, "  {:>10} {:>10} {:>7} {:>8}  schedule", "ms", "expected", "spread", "repeats")?;
+    if !timed.is_empty() {
+        writeln!(f, "  {:>10} {:>10} {:>7} {:>8}  schedule", "ms", "expected", "spread", "repeats")?;
+    }
     for standing in timed.iter().take(SHOWN) {
         line(f, standing)?;
     }
@@ -58,12 +60,17 @@ fn line(f: &mut fmt::Formatter<'_>, standing: &Standing) -> fmt::Result {
     let Outcome::Timed { seconds, spread, repeats } = standing.outcome else { return Ok(()) };
     let expected = milliseconds(standing.expected_seconds);
     let ms = milliseconds(seconds);
-    writeln!(f, "  {ms:>10} {expected:>10} {:>6.1}% {repeats:>8}  {}", 100.0 * spread, standing.schedule)
+    // One measurement spreads over nothing.
+    let spread = if repeats > 1 { format!("{:.1}%", 100.0 * spread) } else { "-".to_owned() };
+    writeln!(f, "  {ms:>10} {expected:>10} {spread:>7} {repeats:>8}  {}", standing.schedule)
 }
 
 fn summary(f: &mut fmt::Formatter<'_>, report: &TuneReport) -> fmt::Result {
     let Some(best) = report.best() else {
-        return writeln!(f, "  nothing was measured: give a larger --budget");
+        return writeln!(
+            f,
+            "  nothing was measured: each search has its share of --budget, and this one's was too short"
+        );
     };
     let seconds = best.seconds().unwrap_or(f64::NAN);
     writeln!(f, "  choice: {}", best.schedule)?;

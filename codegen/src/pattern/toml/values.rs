@@ -142,7 +142,7 @@ impl<'a> Entry<'a> {
     }
 
     fn index(&self) -> Result<Span, Fault> {
-        self.integer(rules::layer).map(|index| Span { first: index, last: index })
+        self.integer(rules::index).map(|index| Span { first: index, last: index })
     }
 
     fn every(&self, table: &'a DeTable<'a>) -> Result<IndexSet, Fault> {
@@ -150,7 +150,7 @@ impl<'a> Entry<'a> {
         for entry in entries(table) {
             match entry.key {
                 "every" => every = Some(entry.integer(rules::every)?),
-                "from" => from = entry.integer(rules::layer)?,
+                "from" => from = entry.integer(rules::index)?,
                 _ => return Err(entry.unknown(&["every", "from"])),
             }
         }
