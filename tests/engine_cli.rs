@@ -217,6 +217,12 @@ fn what_the_gpu_does_not_take_is_said() {
 #[test]
 fn what_is_wrong_is_said_with_its_exit_code() {
     let place = Place::new();
+    // Files without an end, folders, bytes that are no text.
+    place.refused("train --init /dev/zero --data data.txt --pattern full --out zero", 1, "16777216 bytes");
+    fs::write(place.folder.path().join("latin.txt"), b"caf\xe9").unwrap();
+    place.refused("generate --model run --prompt-file latin.txt", 1, "`latin.txt` is no text");
+    place.refused("generate --model run --prompt-file .", 1, "`.` is a directory");
+    place.refused("eval perplexity --model run --data latin.txt", 1, "`latin.txt` is no text");
     let train = |change: &str| format!("{TRAIN} --out run {change}");
     place.refused("train --out run --data data.txt", 2, "--model DIR or --init FILE");
     place.refused(&train("--learning-rate=-1"), 2, "cannot be used multiple times");

@@ -11,7 +11,7 @@ use longgen_runtime::gpu_model::GpuPass;
 use thiserror::Error;
 
 use super::engine::{self, Loaded, Weights};
-use super::{CliError, drawing, number};
+use super::{CliError, drawing, files, number};
 
 /// What follows the results so far after Ctrl-C.
 const STOPPED: &str = "stopped before the end";
@@ -90,8 +90,6 @@ struct PerplexityArgs {
 enum EvalError {
     #[error("--window {0} is too short: perplexity needs windows of at least two tokens")]
     Window(usize),
-    #[error("text `{}` cannot be read", .path.display())]
-    Text { path: PathBuf, source: std::io::Error },
 }
 
 /// Evaluates.
@@ -100,11 +98,6 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), CliError> {
         What::Needle(args) => needle(args, out),
         What::Perplexity(args) => run_perplexity(args, out),
     }
-}
-
-fn text(path: &PathBuf) -> Result<String, CliError> {
-    std::fs::read_to_string(path)
-        .map_err(|source| CliError::failure(EvalError::Text { path: path.clone(), source }))
 }
 
 impl ModelArgs {
@@ -116,7 +109,7 @@ impl ModelArgs {
 
 fn needle(args: &NeedleArgs, out: &mut dyn Write) -> Result<(), CliError> {
     let picture = args.output.as_deref().map(drawing::Drawing::of).transpose().map_err(CliError::usage)?;
-    let filler = text(&args.filler)?;
+    let filler = files::read_text(&args.filler).map_err(CliError::failure)?;
     let loaded = args.model.load()?;
     let depth = |n: usize| if args.depths == 1 { 0.5 } else { n as f64 / (args.depths - 1) as f64 };
     let needle = Needle {
@@ -171,7 +164,7 @@ fn run_perplexity(args: &PerplexityArgs, out: &mut dyn Write) -> Result<(), CliE
     if args.window < 2 {
         return Err(CliError::usage(EvalError::Window(args.window)));
     }
-    let text = text(&args.data)?;
+    let text = files::read_text(&args.data).map_err(CliError::failure)?;
     let Loaded { model, weights, tokenizer } = args.model.load()?;
     let tokens = tokenizer.encode(&text).map_err(CliError::failure)?;
     let stop = engine::stop_flag()?;

@@ -31,6 +31,14 @@ pub enum FileError {
         /// The directory.
         path: PathBuf,
     },
+    /// Its bytes are not UTF-8.
+    #[error("`{}` is no text", .path.display())]
+    NoText {
+        /// The file.
+        path: PathBuf,
+        /// Where it stops being one.
+        source: std::str::Utf8Error,
+    },
     /// It is larger than any such file needs to be.
     #[error("`{}` has more than {limit} bytes, which is no {what}", .path.display())]
     TooLarge {
@@ -43,15 +51,32 @@ pub enum FileError {
     },
 }
 
+/// More bytes than any text that a model reads.
+const TEXT_LIMIT: u64 = 1 << 30;
+
+/// Reads a text for a model, from standard input where the path is `-`.
+pub fn read_text(path: &Path) -> Result<String, FileError> {
+    let bytes = match path.as_os_str() == "-" {
+        true => take(io::stdin().lock(), path, "text", TEXT_LIMIT)?,
+        false => read_limited(path, "text", TEXT_LIMIT)?,
+    };
+    String::from_utf8(bytes)
+        .map_err(|error| FileError::NoText { path: path.into(), source: error.utf8_error() })
+}
+
 /// Reads a file of at most `limit` bytes; `what` names it in errors. Never reads more, whatever the file is.
 pub fn read_limited(path: &Path, what: &'static str, limit: u64) -> Result<Vec<u8>, FileError> {
-    let unreadable = |source| FileError::Read { path: path.into(), source };
     if path.is_dir() {
         return Err(FileError::Directory { path: path.into() });
     }
+    let file = File::open(path).map_err(|source| FileError::Read { path: path.into(), source })?;
+    take(file, path, what, limit)
+}
+
+fn take(from: impl Read, path: &Path, what: &'static str, limit: u64) -> Result<Vec<u8>, FileError> {
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(unreadable)?;
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    let read = from.take(limit + 1).read_to_end(&mut bytes);
+    read.map_err(|source| FileError::Read { path: path.into(), source })?;
     if bytes.len() as u64 > limit {
         return Err(FileError::TooLarge { path: path.into(), what, limit });
     }
@@ -169,5 +194,18 @@ impl Drop for Pending {
             // Cleaning up after an error that is being reported; a second one would hide it.
             let _ = fs::remove_file(temporary);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_end_is_not_read_to_it() {
+        let read = |limit| take(io::repeat(b'a').take(8), Path::new("-"), "text", limit);
+        assert_eq!(read(8).unwrap(), [b'a'; 8]);
+        let endless = take(io::repeat(b'a'), Path::new("-"), "text", 8).unwrap_err().to_string();
+        assert!(endless.contains("`-` has more than 8 bytes, which is no text"), "{endless}");
     }
 }

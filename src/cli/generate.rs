@@ -1,6 +1,6 @@
 //! `lgc generate`: text from a model, through the pattern-shaped cache.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use longgen_runtime::generate::{Ending, Generated, Generation, Sampling, generat
 use thiserror::Error;
 
 use super::engine::{self, Loaded};
-use super::{CliError, number};
+use super::{CliError, files, number};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -73,8 +73,6 @@ pub struct Args {
 enum GenerateError {
     #[error("there is nothing to continue: give --prompt TEXT or --prompt-file FILE")]
     NoPrompt,
-    #[error("prompt `{}` cannot be read", .path.display())]
-    Prompt { path: PathBuf, source: io::Error },
     #[error("{0}")]
     Sampling(String),
 }
@@ -120,6 +118,8 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), CliError> {
         _ => print_batch(&generated, out)?,
     }
     if args.stats {
+        // The text comes first where both end in one terminal.
+        out.flush()?;
         print_stats(&generated, &prompts, started.elapsed().as_secs_f64());
     }
     Ok(())
@@ -142,14 +142,7 @@ impl Args {
     fn texts(&self) -> Result<Vec<String>, CliError> {
         let mut texts = self.prompt.clone();
         for path in &self.prompt_file {
-            let text = if path.as_os_str() == "-" {
-                let mut text = String::new();
-                io::stdin().read_to_string(&mut text).map(|_| text)
-            } else {
-                std::fs::read_to_string(path)
-            };
-            let failed = |source| CliError::failure(GenerateError::Prompt { path: path.clone(), source });
-            texts.push(text.map_err(failed)?);
+            texts.push(files::read_text(path).map_err(CliError::failure)?);
         }
         if texts.is_empty() {
             return Err(CliError::usage(GenerateError::NoPrompt));

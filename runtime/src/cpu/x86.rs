@@ -12,8 +12,6 @@ pub struct Avx512(__m512);
 #[derive(Clone, Copy)]
 pub struct Avx2(__m256);
 
-// SAFETY of every block below: each method is one or two instructions on values and on memory that the caller of
-// the method vouches for; the trait demands that it runs where the instructions exist.
 /// Both widths fetch by the same instruction, which every x86-64 has.
 #[inline(always)]
 fn prefetch<const LEVEL: i32>(at: *const f32) {
@@ -36,6 +34,8 @@ fn prefetch_to_write(at: *const f32) {
     }
 }
 
+// SAFETY of every block of both implementations: each method is one or two instructions on values and on memory that the
+// caller of the method vouches for; the trait demands that it runs where the instructions exist.
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Vector for Avx512 {
     const WIDTH: usize = 16;

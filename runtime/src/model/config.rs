@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::ModelError;
+use super::read::{CONFIG_LIMIT, read_limited};
 use super::rope_scaling::{Rope, RopeScaling};
 
 /// The shape of a Llama model and the numbers its forward pass needs.
@@ -53,8 +54,12 @@ impl LlamaConfig {
     /// # Errors
     /// A file that cannot be read, lacks a key, or describes something other than a Llama shape.
     pub fn read(path: &Path) -> Result<LlamaConfig, ModelError> {
-        let text = std::fs::read_to_string(path).map_err(ModelError::io(path))?;
-        LlamaConfig::parse(&text).map_err(|problem| ModelError::Config { path: path.to_path_buf(), problem })
+        let bytes = read_limited(path, CONFIG_LIMIT)?;
+        let parsed = match std::str::from_utf8(&bytes) {
+            Ok(text) => LlamaConfig::parse(text),
+            Err(error) => Err(error.to_string()),
+        };
+        parsed.map_err(|problem| ModelError::Config { path: path.to_path_buf(), problem })
     }
 
     /// Reads the text of a `config.json`; the error is in words.

@@ -11,6 +11,7 @@ use safetensors::{Dtype, SafeTensors};
 use super::mapped::map;
 use super::memory::check_memory;
 use super::params::{ParamEntry, ParamTable};
+use super::read::{CONFIG_LIMIT, read_limited};
 use super::{LlamaConfig, ModelError, Params};
 
 /// The file of an unsharded model.
@@ -134,8 +135,7 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>, ModelError> {
     if !index.is_file() {
         return Err(ModelError::NoWeights { directory: directory.to_path_buf() });
     }
-    let text = std::fs::read_to_string(&index).map_err(ModelError::io(&index))?;
-    let json: serde_json::Value = serde_json::from_str(&text)
+    let json: serde_json::Value = serde_json::from_slice(&read_limited(&index, CONFIG_LIMIT)?)
         .map_err(|error| ModelError::Config { path: index.clone(), problem: error.to_string() })?;
     let wrong = |problem: String| ModelError::Config { path: index.clone(), problem };
     let weight_map = json.get("weight_map").and_then(|map| map.as_object());
