@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use crate::problem::{AttentionProblem, ProblemError, Sequence};
+use crate::problem::{AttentionProblem, ProblemError, Sequence, check_len};
 
 /// The numbers of a problem.
 #[derive(Clone, Copy, Debug)]
@@ -200,17 +200,6 @@ fn check_inputs(problem: &AttentionProblem, inputs: &Inputs<'_>) -> Result<(), P
     check_len("v", inputs.v.len(), problem.k_elements())?;
     if let Some(logit) = inputs.sink_logit {
         check_len("sink_logit", logit.len(), problem.shape.heads())?;
-    }
-    Ok(())
-}
-
-fn check_len(name: &'static str, found: usize, expected: usize) -> Result<(), ProblemError> {
-    if found != expected {
-        return Err(ProblemError::Shape {
-            name,
-            found: format!("[{found}]"),
-            expected: format!("[{expected}]"),
-        });
     }
     Ok(())
 }

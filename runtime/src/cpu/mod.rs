@@ -11,6 +11,7 @@ mod forward;
 mod micro;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod operands;
 mod pack;
 mod product;
 mod rows;
@@ -33,17 +34,19 @@ use longgen_codegen::model::PassGroup;
 use rayon::ThreadPool;
 use thiserror::Error;
 
-use crate::problem::{AttentionProblem, DType, ProblemError};
-use crate::tensor::{HostTensor, TensorShape, TensorView};
+use crate::problem::{AttentionProblem, DType, ProblemError, check_len};
+use crate::tensor::HostTensor;
 
 use backward::{Backward, base_2, sink_gradient};
 use blocking::{Blockings, pass_of};
 use call::{Kernels, generated_micro_kernels};
 use forward::Forward;
+use operands::{k_shape, q_shape};
 use scratch::Scratch;
 use shared::{CellWriter, RowWriter};
 
 pub use blocking::{ChosenBy, TunedBlocking, machine, processor_name};
+pub use operands::{CpuGradientInputs, CpuGradients, CpuInputs, CpuOutput};
 pub use table::Isa;
 use table::MicroKernels;
 
@@ -70,54 +73,6 @@ pub enum CpuAttentionError {
         /// Its query tokens.
         queries: usize,
     },
-}
-
-/// Inputs of a call. Q is (total_q, H, D), K and V are (total_k, G, D), all of one element type.
-#[derive(Clone, Copy, Debug)]
-pub struct CpuInputs<'a> {
-    /// Queries.
-    pub q: TensorView<'a>,
-    /// Keys.
-    pub k: TensorView<'a>,
-    /// Values.
-    pub v: TensorView<'a>,
-    /// One logit per query head that joins the denominator only, (H).
-    pub sink_logit: Option<&'a [f32]>,
-}
-
-/// Results of the forward.
-#[derive(Clone, Debug)]
-pub struct CpuOutput {
-    /// (total_q, H, D), of the inputs' element type; 0 where a row sees no key.
-    pub o: HostTensor,
-    /// Natural log-sum-exp, (H, total_q); -inf where a row sees no key and there is no sink logit.
-    pub lse: Vec<f32>,
-}
-
-/// Incoming gradients of the backward, and the forward's results.
-#[derive(Clone, Copy, Debug)]
-pub struct CpuGradientInputs<'a> {
-    /// (total_q, H, D).
-    pub o: TensorView<'a>,
-    /// (H, total_q).
-    pub lse: &'a [f32],
-    /// Gradient of O, (total_q, H, D).
-    pub d_o: TensorView<'a>,
-    /// Gradient of the log-sum-exp, (H, total_q).
-    pub d_lse: Option<&'a [f32]>,
-}
-
-/// Results of the backward, of the inputs' element type.
-#[derive(Clone, Debug)]
-pub struct CpuGradients {
-    /// (total_q, H, D).
-    pub dq: HostTensor,
-    /// (total_k, G, D), summed over the query heads of a group.
-    pub dk: HostTensor,
-    /// (total_k, G, D), summed over the query heads of a group.
-    pub dv: HostTensor,
-    /// (H), when there is a sink logit.
-    pub d_sink: Option<Vec<f32>>,
 }
 
 /// Attention with one mask and one head dimension, compiled for this machine.
@@ -327,14 +282,7 @@ impl CpuAttention {
                 allowed: "these kernels were compiled for another one",
             });
         }
-        let dtype: DType = inputs.q.dtype();
-        inputs.q.expect("q", q_shape(problem), dtype)?;
-        inputs.k.expect("k", k_shape(problem), dtype)?;
-        inputs.v.expect("v", k_shape(problem), dtype)?;
-        if let Some(logit) = inputs.sink_logit {
-            check_len("sink_logit", logit.len(), problem.shape.heads())?;
-        }
-        Ok(())
+        inputs.check(problem)
     }
 
     pub(crate) fn micro(&self) -> &MicroKernels {
@@ -379,31 +327,4 @@ impl CpuAttention {
         };
         self.install(|| rayon::broadcast(|_| worker()));
     }
-}
-
-fn q_shape(problem: &AttentionProblem) -> TensorShape {
-    TensorShape {
-        tokens: problem.sequences.total_q(),
-        heads: problem.shape.heads(),
-        head_dim: problem.shape.head_dim(),
-    }
-}
-
-fn k_shape(problem: &AttentionProblem) -> TensorShape {
-    TensorShape {
-        tokens: problem.sequences.total_k(),
-        heads: problem.shape.kv_heads(),
-        head_dim: problem.shape.head_dim(),
-    }
-}
-
-fn check_len(name: &'static str, found: usize, expected: usize) -> Result<(), ProblemError> {
-    if found != expected {
-        return Err(ProblemError::Shape {
-            name,
-            found: format!("[{found}]"),
-            expected: format!("[{expected}]"),
-        });
-    }
-    Ok(())
 }

@@ -303,6 +303,18 @@ impl AttentionProblem {
     }
 }
 
+/// Whether a slice has as many numbers as it must.
+pub(crate) fn check_len(name: &'static str, found: usize, expected: usize) -> Result<(), ProblemError> {
+    if found != expected {
+        return Err(ProblemError::Shape {
+            name,
+            found: format!("[{found}]"),
+            expected: format!("[{expected}]"),
+        });
+    }
+    Ok(())
+}
+
 fn check_cumulative(name: &'static str, cu: &[usize]) -> Result<(), ProblemError> {
     let (&first, &last) = match (cu.first(), cu.last()) {
         (Some(first), Some(last)) => (first, last),
