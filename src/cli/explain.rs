@@ -38,7 +38,7 @@ pub struct Args {
     /// Architecture of the GPU; that of the GPU here, else sm_90a
     #[arg(long)]
     arch: Option<Target>,
-    /// Heads and head dimension: llama-2-7b, llama-3-8b or a config.json
+    /// Heads and head dimension: llama-2-7b, llama-3-8b, a model directory or a config.json
     #[arg(long, value_name = "MODEL", default_value = "llama-2-7b")]
     model: String,
     /// Tokens

@@ -1,4 +1,5 @@
-//! The `--model` argument: a known model, or a `config.json` as Hugging Face writes it for Llama-like models.
+//! The `--model` argument of commands that need a model's shape alone: a known model, or a `config.json` as Hugging Face
+//! writes it for Llama-like models, by itself or in the directories that `lgc generate` takes.
 
 use std::path::{Path, PathBuf};
 
@@ -7,6 +8,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::CliError;
+use super::engine::model_directory;
 use super::files::{FileError, read_limited};
 
 /// More bytes than any `config.json` needs.
@@ -15,7 +17,7 @@ const FILE_LIMIT: u64 = 1 << 20;
 /// Why a model was refused.
 #[derive(Debug, Error)]
 enum ModelError {
-    #[error("there is no model `{name}`: give llama-2-7b, llama-3-8b or the path of a config.json")]
+    #[error("there is no model `{name}`: give llama-2-7b, llama-3-8b, a model directory or a config.json")]
     Unknown { name: String },
     #[error("`{}` is no JSON", .path.display())]
     Json { path: PathBuf, source: serde_json::Error },
@@ -34,8 +36,8 @@ pub fn resolve(argument: &str) -> Result<ModelShape, CliError> {
         _ => {}
     }
     let mut path = PathBuf::from(argument);
-    if path.is_dir() && path.join("config.json").exists() {
-        path.push("config.json");
+    if path.is_dir() {
+        path = model_directory(&path).map_err(|error| CliError::usage(error.message()))?.join("config.json");
     }
     if !path.exists() {
         return Err(CliError::usage(ModelError::Unknown { name: argument.to_string() }));

@@ -25,7 +25,7 @@ pub struct Args {
     /// Tokens of the sequence, like 131072 or 128k
     #[arg(long, value_name = "N", value_parser = number::tokens)]
     length: u32,
-    /// llama-2-7b, llama-3-8b, or a config.json as Hugging Face writes it
+    /// llama-2-7b, llama-3-8b, a model directory, or a config.json as Hugging Face writes it
     #[arg(long, default_value = "llama-2-7b")]
     model: String,
     /// Tile of the kernels, QUERIESxKEYS, for the tile efficiency and the advice

@@ -41,7 +41,7 @@ Examples:
 pub struct Args {
     #[command(flatten)]
     mask: MaskArgs,
-    /// Heads and head dimension: llama-2-7b, llama-3-8b or a config.json
+    /// Heads and head dimension: llama-2-7b, llama-3-8b, a model directory or a config.json
     #[arg(long, value_name = "MODEL", default_value = "llama-2-7b")]
     model: String,
     /// Lengths: A..B for three from A to B, or a list with commas; 1k..16k by default, 8k..128k on a GPU

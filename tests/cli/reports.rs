@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{lgc, succeeds};
+use super::{lgc, path, succeeds};
 
 fn report(arguments: &[&str]) -> Value {
     let all: Vec<&str> = ["report"].iter().chain(arguments).chain(&["--json"]).copied().collect();
@@ -74,7 +74,11 @@ fn a_configuration_as_hugging_face_writes_it() {
     std::fs::write(&config, text).unwrap();
     // What its model card says, but for the weights of the 33 norms.
     let weights = 1_235_814_400_u64 - 33 * 2048;
-    for model in [config.to_str().unwrap(), folder.path().to_str().unwrap()] {
+    // By itself, in the folder of a model, in the newest checkpoint of a training.
+    let (run, newest) = (folder.path().join("run"), folder.path().join("run/step-00000002"));
+    std::fs::create_dir_all(&newest).unwrap();
+    std::fs::copy(&config, newest.join("config.json")).unwrap();
+    for model in [path(&config), path(folder.path()), path(&run)] {
         let report = report(&["mistral", "--length", "32k", "--model", model]);
         assert_eq!(report["model"]["layers"], 16);
         assert_eq!(report["model"]["weight_bytes"], 2 * weights);
