@@ -118,3 +118,45 @@ pub fn candidates_json(lists: &[(Search, Vec<Ranked<String>>)]) -> Value {
     };
     Value::Array(lists.iter().map(search).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn printed(outcomes: &[Outcome]) -> String {
+        let standing = |outcome: &Outcome| Standing {
+            schedule: "lanes=64".to_owned(),
+            expected_seconds: 1e-3,
+            outcome: outcome.clone(),
+        };
+        let report = TuneReport {
+            pass: "forward".to_owned(),
+            tokens: 1024,
+            problem: "1024 queries".to_owned(),
+            standings: outcomes.iter().map(standing).collect(),
+            winner: outcomes.iter().position(|outcome| matches!(outcome, Outcome::Timed { .. })),
+            floor_seconds: 1e-3,
+            resumed: 0,
+            measured: 0,
+            finished: false,
+        };
+        Reports { pattern: "full", reports: &[report] }.to_string()
+    }
+
+    #[test]
+    fn a_search_without_time_says_so_and_still_what_was_refused() {
+        let text = printed(&[Outcome::Refused("o is wrong".to_owned()), Outcome::Untimed]);
+        assert!(text.contains("nothing was measured: each search has its share of --budget"), "{text}");
+        assert!(text.contains("refused: lanes=64: o is wrong") && !text.contains("repeats"), "{text}");
+    }
+
+    #[test]
+    fn one_measurement_has_no_spread() {
+        let timed = |repeats| printed(&[Outcome::Timed { seconds: 2e-3, spread: 0.25, repeats }]);
+        assert!(
+            timed(4).contains("25.0%") && timed(1).contains("       -        1  lanes=64"),
+            "{}",
+            timed(1)
+        );
+    }
+}
