@@ -59,6 +59,10 @@ fn a_tune_is_remembered_and_used() {
     let text = run();
     let schedule = winner(&reports[0])["schedule"].as_str().unwrap().to_owned();
     assert!(text.contains(&format!("{schedule} (tuned)")), "{schedule} is not in {text}");
+    let listed = lgc(&cache, &["cache", "list", "--json"]).out;
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    let shown = lgc(&cache, &["cache", "show", listed["tuned"][0]["id"].as_str().unwrap()]).out;
+    assert!(shown.contains(" threads, cranelift") && !shown.contains("driver"), "{shown}");
     // The search is over: the same command measures nothing.
     if reports.iter().all(|report| report["finished"] == true) {
         assert_eq!(measured(&tune(&cache, &model, &options)), 0);

@@ -129,6 +129,8 @@ fn print_choice(
     let from = &choice.provenance;
     let finished = if from.finished { "searched to the end" } else { "stopped at its budget" };
     let tried = format!("{} of {} candidates, {finished}", from.candidates_timed, from.candidates);
+    // On a CPU the threads stand where a GPU has its driver.
+    let driver = if driver.ends_with("threads") { driver.clone() } else { format!("driver {driver}") };
     let (shortest, longest) = (u128::from(tokens / 2 + 1), u128::from(tokens));
     let lines = [
         ("tuned", id.to_owned()),
@@ -136,7 +138,7 @@ fn print_choice(
         ("pass", problem.pass.clone()),
         ("shape", format!("D {head_dim}, {dtype}, {group} query heads to a KV head")),
         ("tokens", format!("{} to {}", number::grouped(shortest), number::grouped(longest))),
-        ("for", format!("{target} on {device}, driver {driver}, {compiler}")),
+        ("for", format!("{target} on {device}, {driver}, {compiler}")),
         ("schedule", choice.schedule.clone()),
         ("time", format!("{}, spread {:.1} %", number::time(choice.seconds), choice.spread * 100.0)),
         ("timed", format!("{}; {tried}", from.problem)),
