@@ -30,8 +30,8 @@ typedef struct lgk_params {
     uint64_t dv;                                         // [total_k, G, D] 16-bit
     uint64_t d_sink;                                     // [H] float
     uint64_t delta;                                      // [H, total_q] float: workspace of the backward
-    uint64_t dq_accum;                                   // [query tiles, H, tile_m, D] float: workspace of the fused backward; without maps: zeroed
-    uint64_t dq_turn;                                    // [query tiles, H] int: the same, zeroed by the caller
+    uint64_t dq_accum;                                   // [H, query tiles, tile_m, D] float: workspace of the fused backward; without maps: zeroed
+    uint64_t dq_turn;                                    // [H, query tiles] int: the same, zeroed by the caller
     uint64_t dkv_sums;                                   // fused backward, unless far_pairs is 0: [slots, 2, 64 D] float, zeroed
     uint64_t dkv_shares;                                 // the same: [slots] int, zeroed
     uint64_t far_slot;                                   // the same: [B + 1] int: slots of a KV head in earlier sequences

@@ -21,8 +21,8 @@ struct Params {
     void* dv;                                            // [total_k, G, D] half
     float* d_sink;                                       // [H]
     float* delta;                                        // [H, total_q]      workspace
-    float* dq_accum;                                     // [query tiles, H, tile_m, D]  workspace of the fused variants
-    int* dq_turn;                                        // [query tiles, H]  workspace of the fused variants
+    float* dq_accum;                                     // [H, query tiles, tile_m, D]  workspace of the fused variants
+    int* dq_turn;                                        // [H, query tiles]  workspace of the fused variants
     float* dkv_sums;                                     // [slots, 2, 64 D]  workspace of the fused variant, as is:
     int* dkv_shares;                                     // [slots]
     const int* far_slot;                                 // [B + 1]

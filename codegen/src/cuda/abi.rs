@@ -58,8 +58,8 @@ params! {
     dv: Address, "pointer", "dV [total_k, G, D], 16-bit";
     d_sink: Address, "pointer", "gradient of sink_logit [H], float";
     delta: Address, "pointer", "workspace [H, total_q], float";
-    dq_accum: Address, "pointer", "workspace [query tiles, H, tile_m, D], float, of the fused backward; sm_80 family: zeroed by the caller";
-    dq_turn: Address, "pointer", "workspace [query tiles, H], int, of the fused backward; zeroed by the caller";
+    dq_accum: Address, "pointer", "workspace [H, query tiles, tile_m, D], float, of the fused backward; sm_80 family: zeroed by the caller";
+    dq_turn: Address, "pointer", "workspace [H, query tiles], int, of the fused backward; zeroed by the caller";
     dkv_sums: Address, "pointer", "workspace [slots, 2, 64 D], float, of the fused backward; zeroed by the caller";
     dkv_shares: Address, "pointer", "workspace [slots], int, of the fused backward; zeroed by the caller";
     far_slot: Address, "pointer", "fused backward: slots of a KV head in earlier sequences [B + 1], int";

@@ -32,12 +32,12 @@ pub fn smem_bytes(pass: Pass, family: Family, shape: &Shape, schedule: &Schedule
         (Pass::BackwardFused | Pass::BackwardOrdered, Family::Sm80) => {
             2 * keys + stages * (2 * queries + 2 * tile_m * tile_n + 2 * 4 * tile_m)
         }
-        // K and V, two stages of Q and dO, two buffers of dS, two pieces of dQ, two stages of log-sum-exp and delta,
+        // K and V, two stages of Q and dO, two buffers of dS, two areas of two pieces of dQ, two stages of log-sum-exp and delta,
         // barriers, four units, four messages, two flags, two words of the producer.
         (Pass::BackwardFused | Pass::BackwardOrdered, Family::Sm90) => {
             let scores = 2 * 2 * tile_m * tile_n;
             let statistics = 2 * 2 * 4 * tile_m;
-            let dq = 2 * 4 * 64 * 64;
+            let dq = 2 * 2 * 4 * 64 * 64;
             let barriers = 2 * ring_barriers(2) + ring_barriers(1);
             let words = 4 * 64 + 4 * 16 + 16;
             2 * keys + 4 * queries + scores + dq + statistics + barriers + words

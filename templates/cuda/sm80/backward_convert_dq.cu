@@ -15,7 +15,7 @@ extern "C" __global__ void __launch_bounds__(256) attention_backward_convert_dq(
     using Rows = SharedTile<64>;
     __shared__ alignas(128) char staging[2 * 64 * Rows::kRowBytes];
     const Sequence s = load_sequence(p, blockIdx.z);
-    // Neighbours in the grid are neighbours in memory: the heads of a tile.
+    // Neighbours in the grid write neighbouring rows of dQ: the heads of a tile.
     const int at = blockIdx.x + gridDim.x * blockIdx.y;
     const int q_tile = at / p.heads, head = at % p.heads, first = q_tile * kTileM;
     if (first >= s.q_len) return;

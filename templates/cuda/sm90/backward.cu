@@ -21,8 +21,9 @@
 //                                                            dS to shared memory;  meet the other consumer
 //   adding warp                                              issue dQ = dS K;  issue dK += dS^T Q
 //     for each message                                       wait dV, free dO;  wait dQ, stage it;  wait dK, free Q
-//       free it;  offer the staging areas                  free K, V;  write dV, dK (or add them to the sums of the sharers)
-//       dQ staged: store it in dq_accum, if nobody has, else add it
+//       free it;  claim dQ of the tile, or wait for who did   free K, V;  write dV, dK (or add them to the sums of the sharers)
+//       each piece staged: store it in dq_accum, if the claim is ours, else add it
+//       the tile before is read: offer its staging area
 //
 // Products and loads from shared memory pass through one queue in order: a load asked for after a product waits until all of that
 // product's operands are read. So S^T and dP^T begin with -lse and -delta in their accumulators, and nothing is loaded between
@@ -32,26 +33,28 @@
 //   K, V      2 D kTileN each     65536              32768
 //   Q, dO     2 stages each       65536              65536
 //   dS        2 buffers           32768              65536     [key][query]: rows of 64 queries, swizzled like a panel
-//   dQ        2 pieces            32768              32768     floats on their way to dq_accum; 64 rows of dK or dV
+//   dQ        2 areas of 2 pieces 65536              65536     floats on their way to dq_accum; 64 rows of dK or dV
 //   -lse, -delta  2 stages         1024               2048
 //   barriers, messages, units       416                416
-//   in all                       198048             199072
+//   in all                       230816             231840
 //
 // Synchronisation. Rings as in the forward: `full` of Q has 33 arrivals (the bytes' announcer and 32 lanes that wrote lse and
 // delta), of dO one; `empty` has one for each consumer warp, of Q one more for the adding warp, which reads the message. K and
 // V are a ring of one stage. dS has two buffers: a consumer writes buffer j mod 2 before the meeting of step j, both read it
 // after. Nobody overwrites it before step j + 2, that is after the meeting of step j + 1, which each consumer reaches only
 // when its product of step j is complete. A consumer that sees nothing in a step does not wait for dO: the other has before
-// they meet. The staging areas change hands by named barriers: the adding warp offers one for each message, and once more for
-// dK and dV after the last of a unit, when the copy engine has read the piece before. A unit's description is read until its
-// dK is written; meanwhile the producer may have sent the next unit and one message of the one after: four descriptions are
-// enough.
+// they meet. There is a staging area for even messages and one for odd ones, so that the adding warp, which waits for memory, may
+// be a tile behind. They change hands by named barriers: the adding warp offers an area when the copy engine has read the tile
+// before, and the consumers give each piece back when it is there. After the last message of a unit it says when all is read, and
+// dK and dV go by way of the first area. A unit's description is read until its dK is written; meanwhile the producer may have
+// sent the next unit and one message of the one after: four descriptions are enough.
 //
 // (racecheck does not see through "each lane reads, the warp synchronises, one lane arrives" at the `empty` barriers; with an
 // arrival of each lane it finds nothing.)
 //
 // Order. dQ of a query tile is added up by many blocks, in whatever order they come. The first stores its share, so that
-// nobody has to clear the sums: dq_turn says whether one has come, and the next wait until it is stored. The ordered variant
+// nobody has to clear the sums: dq_turn says whether one has come, and the next wait until it is stored. The claim is made while
+// the piece is: those who come meanwhile fall back by a step, and do not add to the same tile all at once. The ordered variant
 // (kOrdered) gives the same bits in every run: there dq_turn holds the number (and one) of the key tile that added last to the
 // query tile, and the adding warp waits for the next key tile above its own that the query tile sees. Tickets go from the last
 // key tile to the first, so a block waits only for tickets below its own, and the walks, which begin at the diagonal, follow
@@ -100,7 +103,10 @@ struct Consumer {
     LG_DEVICE int column() const { return thread % 4 * 2; }
     LG_DEVICE void sync_warpgroup() const { named_barrier_sync(kWarpgroupOnly + index, kWarpgroup); }
     LG_DEVICE void meet_consumers() const { named_barrier_sync(kMeeting, kConsumers * kWarpgroup); }
-    LG_DEVICE void await_staging() const { named_barrier_sync(kStagingOffered + index, kStagingThreads); }
+    LG_DEVICE void await_staging() const { named_barrier_sync(staging_offered(index, here().stage()), kStagingThreads); }
+    LG_DEVICE void fill_staging() const { named_barrier_arrive(staging_filled(index, here().stage()), kStagingThreads); }
+    // All that was staged is read.
+    LG_DEVICE void await_read() const { named_barrier_sync(kStagingRead + index, kStagingThreads); }
     LG_DEVICE const TileMessage& message() const { return shared.message(here()); }
     LG_DEVICE const KeyUnit& unit() const { return shared.unit(Ring<1>{u32(opaque(int(unit_at.count)))}); }
 
@@ -207,11 +213,11 @@ struct Consumer {
         await_staging();
 #pragma unroll
         for (int c = 0; c < 8; ++c) {
-            const u32 place = shared.staging(index) + (c * kWarpgroup + thread) * 16;
+            const u32 place = shared.staging(index, here().stage()) + (c * kWarpgroup + thread) * 16;
             store_shared(place, dq[4 * c], dq[4 * c + 1], dq[4 * c + 2], dq[4 * c + 3]);
         }
         fence_async_proxy();
-        named_barrier_arrive(kStagingFilled + index, kStagingThreads);
+        fill_staging();
     }
 
     LG_DEVICE void share_ds(const u32 (&ds)[kScores / 2]) const {
@@ -310,10 +316,10 @@ struct Consumer {
         u32 packed[kSums / 2];
         pack_fragment(packed, acc);
         sync_warpgroup();
-        store_fragment<kHeadDim>(shared.staging(index), panel_bytes(kPieceN), thread / 32 * 16, packed);
+        store_fragment<kHeadDim>(shared.staging(index, 0), panel_bytes(kPieceN), thread / 32 * 16, packed);
         sync_warpgroup();
         Half* rows = static_cast<Half*>(out) + i64(unit.s.k_begin + unit.first[index]) * stride_t + unit.g * stride_h;
-        copy_rows_out<kHeadDim>(shared.staging(index), panel_bytes(kPieceN), rows, stride_t, unit.keys(index), opaque(thread));
+        copy_rows_out<kHeadDim>(shared.staging(index, 0), panel_bytes(kPieceN), rows, stride_t, unit.keys(index), opaque(thread));
     }
 
     LG_DEVICE void finish(float (&dk)[kSums], float (&dv)[kSums], const KeyUnit& unit) const {
@@ -341,6 +347,8 @@ struct Consumer {
         shared.kv.wait_full(unit_at);
         shared.kv.release(unit_at);
         meet_consumers();
+        await_staging();
+        fill_staging();
         shared.q.release(here());
         shared.d_o.release(here());
         at.advance();
@@ -350,19 +358,19 @@ struct Consumer {
         for (;; unit_at.advance()) {
             shared.q.wait_full(at);
             const int word = message().kinds;
-            if (word == kNoMoreUnits) return;
+            if (word == kNoMoreUnits) break;
             float dk[kSums], dv[kSums];
             clear(dk);
             clear(dv);
             if (word & kNoTile) {
-                await_staging();
                 pass_over();
             } else {
                 walk(dk, dv);
-                await_staging();
             }
+            await_read();
             finish(dk, dv, unit());
         }
+        await_staging();  // nobody leaves an offer behind
     }
 };
 

@@ -13,6 +13,7 @@ static_assert(!(kOrdered && kListed), "a list does not say which key tile comes 
 constexpr int kQueryStages = 2;
 constexpr int kMessages = 2 * kQueryStages;
 constexpr int kUnitSlots = 4;
+constexpr int kStagings = 2;  // of dQ: the adding warp may be one query tile behind
 constexpr int kDsBytes = panel_bytes(kTileN) * (kTileM / 64);
 
 // Offsets from the start of shared memory.
@@ -22,7 +23,7 @@ constexpr int kQueryAt = kValueAt + tile_bytes(kTileN);
 constexpr int kOutGradAt = kQueryAt + kQueryStages * tile_bytes(kTileM);
 constexpr int kDsAt = kOutGradAt + kQueryStages * tile_bytes(kTileM);
 constexpr int kDqAt = kDsAt + 2 * kDsBytes;
-constexpr int kMinusLseAt = kDqAt + 2 * kDqPieceBytes;
+constexpr int kMinusLseAt = kDqAt + kStagings * kConsumers * kDqPieceBytes;
 constexpr int kMinusDeltaAt = kMinusLseAt + kQueryStages * kTileM * 4;
 constexpr int kBarriersAt = kMinusDeltaAt + kQueryStages * kTileM * 4;
 constexpr int kUnitsAt = kBarriersAt + 2 * RingBarriers<kQueryStages>::kBytes + RingBarriers<1>::kBytes;
@@ -72,13 +73,15 @@ struct Shared {
     LG_DEVICE u32 values() const { return start + kValueAt; }
     LG_DEVICE u32 queries(int stage) const { return start + kQueryAt + stage * tile_bytes(kTileM); }
     LG_DEVICE u32 out_grads(int stage) const { return start + kOutGradAt + stage * tile_bytes(kTileM); }
-    LG_DEVICE u32 staging(int consumer) const { return start + kDqAt + consumer * kDqPieceBytes; }
+    LG_DEVICE u32 staging(int consumer, int buffer) const { return start + kDqAt + (kConsumers * buffer + consumer) * kDqPieceBytes; }
     LG_DEVICE u32 ds(int buffer) const { return start + kDsAt + buffer * kDsBytes; }
 };
 
-// Named barriers, by consumer where there are two.
-constexpr int kMeeting = 1, kWarpgroupOnly = 2, kStagingOffered = 4, kStagingFilled = 6;
+// Named barriers: by consumer where there are two, by staging area and consumer where there are four.
+constexpr int kMeeting = 1, kWarpgroupOnly = 2, kStagingOffered = 4, kStagingFilled = 8, kStagingRead = 12;
 constexpr int kStagingThreads = kWarpgroup + kWarpSize;
+LG_DEVICE int staging_offered(int consumer, int buffer) { return kStagingOffered + kConsumers * buffer + consumer; }
+LG_DEVICE int staging_filled(int consumer, int buffer) { return kStagingFilled + kConsumers * buffer + consumer; }
 
 // ---- producer: one warp -------------------------------------------------------------------------------------------------
 
@@ -249,20 +252,17 @@ struct DqAdder {
     Ring<kQueryStages> at;
     Ring<1> unit_at;
 
-    LG_DEVICE void offer_staging() const {
+    LG_DEVICE void offer_staging(int buffer) const {
         for (int consumer = 0; consumer < kConsumers; ++consumer) {
-            named_barrier_arrive(kStagingOffered + consumer, kStagingThreads);
+            named_barrier_arrive(staging_offered(consumer, buffer), kStagingThreads);
         }
     }
-    LG_DEVICE void await_pieces() const {
-        for (int consumer = 0; consumer < kConsumers; ++consumer) {
-            named_barrier_sync(kStagingFilled + consumer, kStagingThreads);
-        }
-    }
-    // An offer for dK and dV, which nobody hands on: waits until it is taken, or the next offer would count for this one.
+    // At the end of a unit: all that was staged is read, and dK and dV may go there.
     LG_DEVICE void hand_over_staging() const {
+        if (lane == 0) bulk_wait_read<0>();
+        __syncwarp();
         for (int consumer = 0; consumer < kConsumers; ++consumer) {
-            named_barrier_sync(kStagingOffered + consumer, kStagingThreads);
+            named_barrier_sync(kStagingRead + consumer, kStagingThreads);
         }
     }
 
@@ -280,39 +280,46 @@ struct DqAdder {
         }
     }
 
-    // By one thread, the pieces staged.
-    LG_DEVICE void add(const TileMessage& message, const KeyUnit& unit) const {
+    // The pieces of a query tile, each as it is staged. The turn is taken while they are made.
+    LG_DEVICE void add(const TileMessage& message, const KeyUnit& unit, int buffer) const {
         const int tile = dq_tile(p, unit.sequence, unit.s.q_begin, message.first / kTileM, message.head);
         int* turn = p.dq_turn + tile;
-        const bool first = await_turn(turn, message);
+        const bool first = lane == 0 && await_turn(turn, message);
         for (int consumer = 0; consumer < kConsumers; ++consumer) {
-            float* piece = dq_piece(p, tile, consumer);
-            if (first) {
-                bulk_store(piece, shared.staging(consumer), kDqPieceBytes);
-            } else {
-                bulk_add(piece, shared.staging(consumer), kDqPieceBytes);
+            named_barrier_sync(staging_filled(consumer, buffer), kStagingThreads);
+            if (lane == 0) {
+                float* piece = dq_piece(p, tile, consumer);
+                if (first) {
+                    bulk_store(piece, shared.staging(consumer, buffer), kDqPieceBytes);
+                } else {
+                    bulk_add(piece, shared.staging(consumer, buffer), kDqPieceBytes);
+                }
             }
         }
-        if (kOrdered || first) {
+        if (lane == 0 && (kOrdered || first)) {
             bulk_wait();
             store_release(turn, kOrdered ? unit.tile + 1 : kStored);
-        } else {
-            bulk_wait_read();
         }
     }
 
     LG_DEVICE void run() {
+        offer_staging(0);
         for (;;) {
             shared.q.wait_full(at);
             const TileMessage message = shared.message(at);
             shared.q.release(at);
             if (message.kinds == kNoMoreUnits) break;
-            if (!(message.kinds & kNoTile)) {
-                offer_staging();
-                await_pieces();
-                if (lane == 0) add(message, shared.unit(unit_at));
-                __syncwarp();
+            if (message.kinds & kNoTile) {
+                // Nothing is read: the unit before has handed over.
+                for (int consumer = 0; consumer < kConsumers; ++consumer) {
+                    named_barrier_sync(staging_filled(consumer, at.stage()), kStagingThreads);
+                }
+            } else {
+                add(message, shared.unit(unit_at), at.stage());
             }
+            if (lane == 0) bulk_wait_read<kConsumers>();  // of the tile before
+            __syncwarp();
+            offer_staging(at.stage() ^ 1);
             if (message.kinds & kLast) {
                 hand_over_staging();
                 unit_at.advance();

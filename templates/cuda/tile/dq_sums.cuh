@@ -5,7 +5,8 @@
 //   kHeadDim 64: rows [64 x, 64 x + 64) of its 128). A piece is the result of four warps, 16 rows each; thread t of them holds
 //   32 numbers of it, and the four of column group c are the float4 number 128 c + t (rows and columns of a fragment:
 //   `Accumulator`, and sm90_wgmma.cuh).
-//   Tiles of sequence b begin at tile cu_q[b] / kTileM + b: sequences are padded to whole tiles, and a tile holds all heads.
+//   Tiles of a head lie together, so that a walk over them stays on few pages of memory. Of these, sequence b begins at tile
+//   cu_q[b] / kTileM + b: sequences are padded to whole tiles.
 //
 //   Size: (total_q / kTileM + B) H kTileM D floats. dq_turn, an int for each tile and head, says who came to it, and starts at
 //   zero. Hopper: the first block that comes stores its share, the others add theirs. sm_80: all add, to sums that start at zero.
@@ -25,7 +26,7 @@ constexpr int kUntouched = 0, kBeingStored = 1, kStored = 2;
 
 // Number of a query tile and head in dq_accum, and in dq_turn.
 LG_DEVICE int dq_tile(const Params& p, int sequence, int q_begin, int q_tile, int head) {
-    return (q_begin / kTileM + sequence + q_tile) * p.heads + head;
+    return head * (p.total_q / kTileM + p.batch) + q_begin / kTileM + sequence + q_tile;
 }
 
 LG_DEVICE float* dq_piece(const Params& p, int dq_tile, int piece) {

@@ -131,8 +131,11 @@ LG_DEVICE void bulk_store(float* target, u32 source, int bytes) {
     asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(target), "r"(source), "r"(bytes) : "memory");
     asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
-// Waits until this thread's groups have read their source, or are complete.
-LG_DEVICE void bulk_wait_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+// Waits until all of this thread's groups but the last kPending have read their source, or until all are complete.
+template <int kPending>
+LG_DEVICE void bulk_wait_read() {
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
+}
 LG_DEVICE void bulk_wait() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 
 // Four floats at a 16-byte aligned address, read from L2, where other blocks add.
