@@ -70,8 +70,8 @@ pub fn of(kernel: &PlannedKernel) -> Vec<String> {
                 "A block takes {tile_n} keys of one KV head and walks the tiles of {tile_m} queries that see them, head by head of the group."
             ),
             format!(
-                "Each of its {warps} warps owns {} keys with their dK and dV in registers; its part of dQ is added in f32 by reductions.",
-                tile_n / warps.max(1)
+                "Each pair of its {warps} warps owns {} keys, each warp of it half the columns of their dK and dV, in registers; its part of dQ is added in f32 by reductions.",
+                2 * tile_n / warps.max(1)
             ),
         ],
         // The fused backward of Hopper.

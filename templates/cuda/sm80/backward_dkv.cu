@@ -62,7 +62,7 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_backward
     const QueryRing do_ring{q_ring.base + kStages * QueryRing::kTileBytes};
     const u32 lse_ring = do_ring.base + kStages * QueryRing::kTileBytes;
     const u32 delta_ring = lse_ring + kStages * kStatsBytes;
-    TileStream<HeadedWalk, kStages> tiles({{p, b, g, n, seq}, g * group, group});
+    TileStream<HeadedWalk, kStages> tiles({{p, b, g, n, seq}, group});
     const auto start_copy = [&](int place, int slot) {
         if (tiles.n[place] >= 0) {
             const int t = tiles.n[place] * kTileM, h = HeadedWalk::head_of(tiles.kind[place]);

@@ -74,17 +74,20 @@ LG_DEVICE void store_shared_float(u32 to, float value) {
     asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(value) : "memory");
 }
 
-// Stores a warp's left operand of 16 rows into its rows of a shared tile, from a column on.
-template <int kColumns, int kTileColumns>
-LG_DEVICE void store_fragments(SharedTile<kTileColumns> to, int first_column, const Fragments<1, kColumns>& from) {
-    const int lane = threadIdx.x % kWarpSize;
+// Stores a warp's left operand into its rows of a shared tile, from a column on. `lane` is the calling lane's number.
+template <int kBlocks, int kColumns, int kTileColumns>
+LG_DEVICE void store_fragments(SharedTile<kTileColumns> to, int first_column, const Fragments<kBlocks, kColumns>& from, u32 lane) {
 #pragma unroll
-    for (int piece = 0; piece < kColumns / 8; ++piece) {
-        const u32 upper = to.chunk(lane / 4, first_column / 8 + piece) + (lane % 4) * 4;
-        const u32 lower = to.chunk(lane / 4 + 8, first_column / 8 + piece) + (lane % 4) * 4;
-        const u32(&x)[4] = from.x[0][piece / 2];
-        asm volatile("st.shared.b32 [%0], %1;" ::"r"(upper), "r"(x[piece % 2 * 2]) : "memory");
-        asm volatile("st.shared.b32 [%0], %1;" ::"r"(lower), "r"(x[piece % 2 * 2 + 1]) : "memory");
+    for (int block = 0; block < kBlocks; ++block) {
+#pragma unroll
+        for (int piece = 0; piece < kColumns / 8; ++piece) {
+            const int row = block * 16 + lane / 4, chunk = first_column / 8 + piece;
+            const u32 upper = to.chunk(row, chunk) + (lane % 4) * 4;
+            const u32 lower = to.chunk(row + 8, chunk) + (lane % 4) * 4;
+            const u32(&x)[4] = from.x[block][piece / 2];
+            asm volatile("st.shared.b32 [%0], %1;" ::"r"(upper), "r"(x[piece % 2 * 2]) : "memory");
+            asm volatile("st.shared.b32 [%0], %1;" ::"r"(lower), "r"(x[piece % 2 * 2 + 1]) : "memory");
+        }
     }
 }
 

@@ -49,13 +49,13 @@ LG_DEVICE void row_score_gradients(Accumulator<kBlocks, kN>& dp, const Accumulat
     }
 }
 
-// ---- queries in columns: values of the tile's queries are floats in shared memory -----------------------------------
+// ---- queries in columns: values of the tile's queries are floats in shared memory; `lane` is the calling lane's number ----
 
 // scores -> P s', and P as the left operand of the product with dO
 template <int kBlocks, int kM>
 LG_DEVICE void column_probabilities(Accumulator<kBlocks, kM>& scores, Fragments<kBlocks, kM>& probabilities, u32 lse,
-                                    const ScoreMap& map) {
-    const int lane_column = threadIdx.x % 4 * 2;
+                                    const ScoreMap& map, u32 lane = threadIdx.x % kWarpSize) {
+    const u32 lane_column = lane % 4 * 2;
 #pragma unroll
     for (int piece = 0; piece < kM / 8; ++piece) {
         const float2 pair = load_shared_float2(lse + (piece * 8 + lane_column) * 4);
@@ -78,8 +78,9 @@ LG_DEVICE void column_probabilities(Accumulator<kBlocks, kM>& scores, Fragments<
 
 // dP -> dS
 template <int kBlocks, int kM>
-LG_DEVICE void column_score_gradients(Accumulator<kBlocks, kM>& dp, const Accumulator<kBlocks, kM>& weights, u32 delta) {
-    const int lane_column = threadIdx.x % 4 * 2;
+LG_DEVICE void column_score_gradients(Accumulator<kBlocks, kM>& dp, const Accumulator<kBlocks, kM>& weights, u32 delta,
+                                      u32 lane = threadIdx.x % kWarpSize) {
+    const u32 lane_column = lane % 4 * 2;
 #pragma unroll
     for (int piece = 0; piece < kM / 8; ++piece) {
         const float2 pair = load_shared_float2(delta + (piece * 8 + lane_column) * 4);

@@ -7,20 +7,24 @@ namespace lg {
 // Every query tile that sees the keys, for each head of the group in turn.
 struct HeadedWalk {
     QueryTileWalk queries;
-    int first_head;
     int group;
-    int passed = 0;  // heads of the group that the tile has been yielded for
-    int tile = -1;
-    int tile_kind = kFull;
+    int tile = -1;  // as yielded last, and its kind and head
+    int last = 0;
 
     // Yields a tile; `kind` holds the head too, so that a stream need not keep a third number.
     LG_DEVICE bool next(int& n, int& kind) {
-        if (passed == group || tile < 0) {
-            if (!queries.next(tile, tile_kind)) return false;
-            passed = 0;
+        const int first_head = queries.g * group;
+        if (tile < 0 || head_of(last) + 1 == first_head + group) {
+            if (!queries.next(tile, last)) {
+                tile = -1;
+                return false;
+            }
+            last += first_head * 4;
+        } else {
+            last += 4;
         }
         n = tile;
-        kind = (first_head + passed++) * 4 + tile_kind;
+        kind = last;
         return true;
     }
     LG_DEVICE static int head_of(int kind) { return kind >> 2; }

@@ -97,10 +97,12 @@ LG_DEVICE void multiply_abt(Accumulator<kBlocks, kN>& c, SharedTile<kDepth> a_ti
     }
 }
 
-// C [kBlocks * 16, kN] += A [kBlocks * 16, kDepth] B [kDepth, kN].
-template <int kBlocks, int kN, int kDepth>
-LG_DEVICE void multiply_ab(Accumulator<kBlocks, kN>& c, const Fragments<kBlocks, kDepth>& a, SharedTile<kN> b_tile) {
-    const PieceReader<kN> b = read_down_first(b_tile);
+// C [kBlocks * 16, kN] += A [kBlocks * 16, kDepth] B for the columns [first_b, first_b + kN) of B, kDepth rows of it.
+// first_b is a multiple of kN, which is a power of two unless first_b is 0.
+template <int kBlocks, int kN, int kDepth, int kB>
+LG_DEVICE void multiply_ab(Accumulator<kBlocks, kN>& c, const Fragments<kBlocks, kDepth>& a, SharedTile<kB> b_tile,
+                           int first_b = 0) {
+    const PieceReader<kB> b = read_down_first(b_tile).from_column(first_b / 16);
 #pragma unroll
     for (int depth = 0; depth < kDepth / 16; ++depth) {
 #pragma unroll
@@ -116,23 +118,38 @@ LG_DEVICE void multiply_ab(Accumulator<kBlocks, kN>& c, const Fragments<kBlocks,
     }
 }
 
-// C [16, kN] += A^T B for the columns [first_a, first_a + 16) of A and [first_b, first_b + kN) of B, kDepth rows of each.
-// first_b is a multiple of kN, which is a power of two.
-template <int kDepth, int kN, int kA, int kB>
-LG_DEVICE void multiply_atb(Accumulator<1, kN>& c, SharedTile<kA> a_tile, int first_a, SharedTile<kB> b_tile, int first_b) {
+// C [kBlocks * 16, kN] += A^T B for the columns [first_a, first_a + kBlocks * 16) of A and [first_b, first_b + kN) of B, kDepth
+// rows of each. Both firsts are multiples of the width, which is a power of two.
+template <int kDepth, int kBlocks, int kN, int kA, int kB>
+LG_DEVICE void multiply_atb(Accumulator<kBlocks, kN>& c, SharedTile<kA> a_tile, int first_a, SharedTile<kB> b_tile, int first_b) {
     const PieceReader<kA> a = read_right_first(a_tile).from_column(first_a / 16);
     const PieceReader<kB> b = read_down_first(b_tile).from_column(first_b / 16);
 #pragma unroll
     for (int depth = 0; depth < kDepth / 16; ++depth) {
-        u32 left[4];
-        load_matrices_transposed(left, a.at(depth, 0));
+        u32 left[kBlocks][4];
+#pragma unroll
+        for (int block = 0; block < kBlocks; ++block) load_matrices_transposed(left[block], a.at(depth, block));
 #pragma unroll
         for (int n = 0; n < kN / 16; ++n) {
             u32 right[4];
             load_matrices_transposed(right, b.at(depth, n));
-            mma_16x8x16(c.x[0][2 * n], left, right[0], right[1]);
-            mma_16x8x16(c.x[0][2 * n + 1], left, right[2], right[3]);
+#pragma unroll
+            for (int block = 0; block < kBlocks; ++block) {
+                mma_16x8x16(c.x[block][2 * n], left[block], right[0], right[1]);
+                mma_16x8x16(c.x[block][2 * n + 1], left[block], right[2], right[3]);
+            }
         }
+    }
+}
+
+// The left operand that lies in the columns [first, first + kN) of a shared tile. first is a multiple of kN, a power of two.
+template <int kBlocks, int kN, int kColumns>
+LG_DEVICE void load_fragments(Fragments<kBlocks, kN>& to, SharedTile<kColumns> from, int first) {
+    const PieceReader<kColumns> a = read_down_first(from).from_column(first / 16);
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+#pragma unroll
+        for (int piece = 0; piece < kN / 16; ++piece) load_matrices(to.x[block][piece], a.at(block, piece));
     }
 }
 

@@ -149,10 +149,11 @@ fn tiled(machine: &GpuMachine, workload: &GpuWorkload<'_>, kernel: &PlannedKerne
     } else {
         let tensor = flops / (machine.mma_flops * MMA_SHARE);
         let warps = f64::from(threads / 32);
-        // Each warp reads the whole tile of the other side for each of its products; of dS K it makes half the columns.
+        // Each warp reads the whole tile of the other side for each of its products. The fused kernel's reads both operands of 32
+        // by 32 scores, twice, and of as much of dQ, and for 32 by 64 of dK and of dV half of the left one.
         let others = match kernel.pass {
             Pass::BackwardDkv => products * f64::from(tile_m),
-            Pass::BackwardFused => 4.0 * f64::from(tile_m) + 0.5 * f64::from(tile_n),
+            Pass::BackwardFused => 4.25 * f64::from(tile_m),
             _ => products * f64::from(tile_n),
         };
         let smem = warps * others * d * 2.0 / machine.smem_bytes_per_clock;
