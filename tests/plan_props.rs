@@ -10,6 +10,7 @@ use longgen_codegen::analysis::{
 use longgen_codegen::ir::{MaskIr, Programs};
 use longgen_codegen::pattern::Pattern;
 use longgen_codegen::plan::{Extent, TileKind, TilePlan, TileShape};
+use longgen_codegen::scalar::Interval;
 use proptest::prelude::*;
 
 fn shape() -> impl Strategy<Value = TileShape> {
@@ -74,6 +75,32 @@ proptest! {
         for (i, j) in (0..100).flat_map(|i| (0..100).map(move |j| (i, j))) {
             prop_assert_eq!(ir.sees(g, i, j), pattern.sees(None, g, i, j), "({}, {})\n{}", i, j, ir);
         }
+    }
+
+    /// A mask of which it is said that a step along the diagonal changes nothing is not changed by it.
+    #[test]
+    fn what_does_not_rise_stays(pattern in pattern(), g in 0u32..4, from in 0i64..40) {
+        let programs = Programs::new(&lower(&pattern)?);
+        let side = Interval::new(from, 99);
+        if programs.visible.rises(&[Interval::point(g.into()), side, side], &[0, 1, 1]) == [Some(0)] {
+            for (i, j) in (from..99).flat_map(|i| (from..99).map(move |j| (i, j))) {
+                let (here, there) = (programs.visible(g.into(), i, j), programs.visible(g.into(), i + 1, j + 1));
+                prop_assert_eq!(here, there, "({}, {})", i, j);
+            }
+        }
+    }
+
+    /// Masks by distance are counted at any length.
+    #[test]
+    fn distances_are_counted(every in 2i64..40, window in 1i64..300, sink in 0i64..9, tokens in 1u32..200_000) {
+        let text = format!("sink={}, where((q - k) % {every} == 0 || q - k < {window})", sink + 1);
+        let ir = MaskIr::lower(&text.parse().unwrap(), None).unwrap();
+        let sees = |distance: i64| distance % every == 0 || distance < window;
+        let n = i64::from(tokens);
+        let behind = |key: i64| (0..n - key).filter(move |&d| key <= sink || sees(d)).count() as i64;
+        let sinks: i64 = (0..=sink.min(n - 1)).map(behind).sum();
+        let others: i64 = (0..n).filter(|&d| sees(d)).map(|d| (n - sink - 1 - d).max(0)).sum();
+        prop_assert_eq!(visible_pairs(&ir, 0, tokens), Ok((sinks + others) as u128));
     }
 
     /// No row has more visible tiles than the bound says, which is never more than there are.
@@ -160,7 +187,7 @@ proptest! {
         prop_assert_eq!(tile_pairs(&ir, &plan, g, tokens), tiles as u128 * area, "{}", ir);
     }
 
-    /// Far pieces are those of which a query beyond every window still sees a key; none when every piece is one.
+    /// Far pieces are those of which a query beyond every window still sees a key; none when one run holds every key.
     #[test]
     fn far_pieces_are_exact(pattern in pattern(), g in 0u32..4, keys in 0u32..3000) {
         let ir = lower(&pattern)?;
@@ -169,8 +196,11 @@ proptest! {
         let far_query = 1 << 30;
         let sees = |j: u32| pattern.sees(None, g, far_query, j);
         let pieces = (0..keys.div_ceil(64)).filter(|n| (n * 64..keys.min(n * 64 + 64)).any(sees)).count();
-        let expected = if (0..keys).all(sees) { 0 } else { pieces as u32 };
-        prop_assert_eq!(far_pieces(&ir, &Programs::new(&ir), g, keys, 64), expected, "{}", ir);
+        let programs = Programs::new(&ir);
+        let run = programs.closed.as_ref().unwrap().next_keys(g.into(), far_query.into(), i64::from(far_query) + 1, 0);
+        let in_one_run = (0..keys).all(sees) && run.end >= keys.into();
+        let expected = if in_one_run { 0 } else { pieces as u32 };
+        prop_assert_eq!(far_pieces(&ir, &programs, g, keys, 64), expected, "{}", ir);
     }
 
     /// Kept keys are those that the last query or a later one sees; a monotone mask never sees a key again.

@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use super::periodic::{Periodicity, sum};
 use super::row::visible_runs;
-use crate::ir::{MaskIr, Programs, Term, lcm};
+use crate::ir::{Bound, MaskIr, Programs, Term, lcm};
 use crate::plan::{Extent, TilePlan};
 use crate::scalar::Interval;
 
@@ -96,7 +96,7 @@ fn head_shape(ir: &MaskIr, g: u32) -> Vec<Term> {
         }
         // Heads stay apart under a predicate that names the head.
         if term.conditions.iter().any(|condition| condition.predicate.source().contains("head")) {
-            term.lower.push(crate::ir::Bound::Const(-i64::from(g) - 1));
+            term.lower.push(Bound::Const(-i64::from(g) - 1));
         }
     }
     terms
@@ -108,9 +108,10 @@ fn head_shape(ir: &MaskIr, g: u32) -> Vec<Term> {
 /// [`CostError::TooIrregular`] for a predicate that cannot be counted at this length.
 pub fn visible_pairs(ir: &MaskIr, g: u32, tokens: u32) -> Result<u128, CostError> {
     if ir.has_predicates() {
-        let mut budget = COUNTED_BOXES;
-        let side = (0, i64::from(tokens));
-        return count(&Programs::new(ir), g.into(), side, side, &mut budget)
+        let programs = Programs::new(ir);
+        let (side, mut budget) = ((0, i64::from(tokens)), COUNTED_BOXES);
+        return count_by_distance(ir, &programs, g, tokens.into())
+            .or_else(|| count(&programs, g.into(), side, side, &mut budget))
             .ok_or(CostError::TooIrregular { tokens });
     }
     let repeats = Periodicity::of(ir);
@@ -129,6 +130,23 @@ const COUNTED_ROWS: u64 = 1 << 23;
 
 /// Boxes looked at before a predicate counts as too irregular: some seconds of work.
 const COUNTED_BOXES: u64 = 1 << 24;
+
+/// Counts a mask that behind its sinks looks only at the distance between query and key: the sinks by bisection, the rest by
+/// one pair for each distance. `None` for another mask, or when it takes too long.
+fn count_by_distance(ir: &MaskIr, p: &Programs, g: u32, tokens: i64) -> Option<u128> {
+    let bounds = ir.terms(g).iter().flat_map(|term| term.lower.iter().chain(&term.upper));
+    let sinks = bounds.map(|bound| if let Bound::Const(key) = *bound { key } else { 0 }).fold(0, i64::max);
+    let rest = (sinks < tokens && tokens - sinks <= COUNTED_ROWS as i64)
+        .then(|| Interval::new(sinks, tokens - 1))?;
+    let g = i64::from(g);
+    if p.visible.rises(&[Interval::point(g), rest, rest], &[0, 1, 1]) != [Some(0)] {
+        return None;
+    }
+    let mut budget = COUNTED_BOXES;
+    let in_sinks = count(p, g, (0, tokens), (0, sinks), &mut budget)?;
+    let seen = (sinks..tokens).filter(|&query| p.visible(g, query, sinks));
+    Some(in_sinks + seen.map(|query| (tokens - query) as u128).sum::<u128>())
+}
 
 /// Counts by bisection, as [`crate::plan::Cover`] decides; `None` when the budget runs out.
 fn count(p: &Programs, g: i64, (i0, i1): (i64, i64), (j0, j1): (i64, i64), budget: &mut u64) -> Option<u128> {

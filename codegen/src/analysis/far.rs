@@ -7,8 +7,8 @@ use crate::ir::{MaskIr, Programs};
 /// A query further from every key than any key is from another.
 const FAR_QUERY: i64 = 1 << 30;
 
-/// How many of the pieces of `piece` keys among the first `keys` keys are far under KV head `g`; none when all of them are,
-/// or when the mask has no closed form. `programs` are those of `ir`. Looks at one period of the mask, whatever the length.
+/// How many of the pieces of `piece` keys among the first `keys` keys are far under KV head `g`; none when all keys are, as one
+/// run of the closed form, or when the mask has none. `programs` are those of `ir`. Looks at one period of the mask, whatever the length.
 pub fn far_pieces(ir: &MaskIr, programs: &Programs, g: u32, keys: u32, piece: u32) -> u32 {
     let Some(closed) = &programs.closed else { return 0 };
     let far_keys = |from: i64| closed.next_keys(g.into(), FAR_QUERY, FAR_QUERY + 1, from);

@@ -57,7 +57,8 @@ impl Program {
     }
 }
 
-fn step(op: &Op, args: &[Interval], values: &[Interval]) -> Interval {
+/// The interval of one instruction, from those of the instructions before it.
+pub(super) fn step(op: &Op, args: &[Interval], values: &[Interval]) -> Interval {
     let v = |value: Value| values[value.index()];
     match *op {
         Op::Param(index) => args[index as usize],

@@ -2,13 +2,14 @@
 //!
 //! A pattern reaches every backend as a handful of small integer functions ("is this key visible", "which keys
 //! come next"). They are built once, here, and then evaluated on the host ([`Program::eval`]), bounded over boxes
-//! ([`Program::bounds`]), printed as CUDA C++ ([`Program::to_cuda`]) and emitted as Cranelift IR by the CPU backend.
+//! ([`Program::bounds`]), asked what moves their results ([`Program::rises`]), printed as CUDA C++ ([`Program::to_cuda`]) and emitted as Cranelift IR by the CPU backend.
 //! Because there is one program and not four, the backends cannot disagree about a mask.
 
 mod build;
 mod cuda;
 mod eval;
 mod interval;
+mod shift;
 mod text;
 
 pub use build::Builder;
