@@ -11,7 +11,7 @@ const CRATES: [(&str, &[&str]); 4] =
     [("templates", &[]), ("macros", &[]), ("codegen", &["templates"]), ("runtime", &["codegen"])];
 
 /// Modules of codegen in the order of the data: each may use those before it. `cuda` and `cpu` do not meet.
-const CODEGEN_ORDER: [&[&str]; 9] = [
+const CODEGEN_ORDER: [&[&str]; 10] = [
     &["scalar"],
     &["pattern"],
     &["ir"],
@@ -20,6 +20,7 @@ const CODEGEN_ORDER: [&[&str]; 9] = [
     &["target", "schedule", "spec"],
     &["cuda", "cpu"],
     &["artifact", "model"],
+    &["build"],
     &["bundle"],
 ];
 

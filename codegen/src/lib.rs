@@ -2,6 +2,7 @@
 
 pub mod analysis;
 pub mod artifact;
+pub mod build;
 pub mod bundle;
 pub mod cpu;
 pub mod cuda;

@@ -117,11 +117,6 @@ impl Pass {
         matches!(self, Pass::BackwardFused | Pass::BackwardOrdered)
     }
 
-    /// Whether the split backward does its work where ptxas refuses it.
-    pub fn has_substitute(self) -> bool {
-        self.is_fused() || self == Pass::BackwardConvertDq
-    }
-
     /// Every pass, in the order they run.
     pub const ALL: [Pass; 8] = [
         Pass::Forward,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use longgen_codegen::bundle::Bundle;
 use longgen_codegen::cuda::locate::ToolSearch;
 use longgen_codegen::ir::MaskIr;
+use longgen_codegen::model::PassGroup;
 use longgen_codegen::pattern::Pattern;
 use longgen_codegen::spec::{Dtype, PatternCode, Shape};
 
@@ -42,7 +43,8 @@ pub fn compile(pattern: &Path, search: &ToolSearch, output: &Path) -> Result<(),
     let mut bundle = Bundle::new();
     bundle.add_pattern(label, &code);
     for target in ["sm_90a", "sm_80"] {
-        bundle.compile(&nvrtc, label, &code, Shape::plain(128, Dtype::Bf16), target.parse()?)?;
+        let shape = Shape::plain(128, Dtype::Bf16);
+        bundle.compile(&nvrtc, label, &code, shape, target.parse()?, &PassGroup::ALL)?;
     }
     std::fs::write(output, bundle.to_bytes()?)?;
     Ok(())

@@ -102,10 +102,6 @@ impl Args {
         let of_dim = |d| dtypes.iter().map(move |&dtype| shape(d, dtype)).collect::<Vec<_>>();
         unique(&self.head_dim).into_iter().flat_map(of_dim).collect()
     }
-
-    fn wants(&self, pass: Pass) -> bool {
-        self.pass.contains(&pass.into())
-    }
 }
 
 /// The pattern's own name, else its text, else what the text hashes to.

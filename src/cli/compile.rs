@@ -9,6 +9,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use longgen::picture::{MaskGrid, TextPicture};
+use longgen_codegen::build::Outcome;
 use longgen_codegen::cuda::nvrtc::Nvrtc;
 use longgen_codegen::plan::TileShape;
 use longgen_codegen::target::Target;
@@ -92,7 +93,8 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), CliError> {
     let folder = super::files::Folder::create(&args.output).map_err(CliError::failure)?;
     let cpu = cpu::compile(&subject, args.shape.head_dim)?;
     let shape = subject.shape(&args.shape);
-    let (built, missing) = build::all(&subject, shape, &unique(&args.arch), nvrtc.as_ref().ok())?;
+    let Outcome { kernels: built, missing } =
+        build::all(&subject, shape, &unique(&args.arch), nvrtc.as_ref().ok())?;
     let bundle = Bundle::new(&subject, args, &cpu, &built);
     let mut files = FileSet::default();
     add_files(args, &mut files, &built, &cpu, &bundle)?;

@@ -10,6 +10,7 @@ use longgen_codegen::cuda::locate::ToolSearch;
 use longgen_codegen::cuda::source::GENERATOR;
 use longgen_codegen::cuda::{engine, fetch};
 use longgen_codegen::ir::MaskIr;
+use longgen_codegen::model::PassGroup;
 use longgen_codegen::pattern::Pattern;
 use longgen_codegen::spec::{Dtype, KernelSpec, Pass, PatternCode, Shape};
 use longgen_codegen::target::Target;
@@ -188,6 +189,24 @@ fn a_build_script_makes_a_bundle() {
     assert_eq!(bundle.info.tuned, []);
     assert!(bundle.kernels.len() > 8);
     assert!(built_in::cache(&bytes[..1000], (9, 0)).is_err());
+}
+
+/// Large heads have no decode: whoever wants their forward says so.
+#[test]
+fn a_bundle_tells_the_passes_that_it_would_lack() {
+    if !has_nvrtc() {
+        return;
+    }
+    let (nvrtc, window) = (cuda::nvrtc().unwrap(), code(&"window=100".parse().unwrap()));
+    let (shape, target) = (Shape::plain(256, Dtype::Bf16), "sm_80".parse::<Target>().unwrap());
+    let mut bundle = Bundle::new();
+    bundle.add_pattern("window", &window);
+    let passes = [PassGroup::Forward, PassGroup::Decode];
+    let error = bundle.compile(&nvrtc, "window", &window, shape, target, &passes).unwrap_err().to_string();
+    assert_eq!(error, "there is no decode for D 256, bf16 on sm_80");
+    assert_eq!(bundle.kernels, []);
+    bundle.compile(&nvrtc, "window", &window, shape, target, &passes[..1]).unwrap();
+    assert_eq!(bundle.kernels.len(), 2, "machine code and PTX");
 }
 
 #[test]

@@ -74,9 +74,26 @@ fn large_heads_have_a_forward() {
         manifest["cuda"].as_array().unwrap().iter().map(|kernel| kernel["pass"].as_str().unwrap()).collect();
     assert_eq!(passes, ["forward"]);
     let file = folder.path().join("kernels.lgk");
-    for (pass, reason) in [("backward", "spills registers"), ("decode", "there is no kernel")] {
-        let bundle = [&["bundle", "mistral", "--pass", pass, "-o", path(&file)], &size[..]].concat();
-        fails(&bundle, 1, &[&format!("no {pass} of `mistral`"), "--pass", reason]);
+    for (passes, size, words) in [
+        ("backward", "256", ["no backward of `mistral`", "spills registers", "nothing else was asked for"]),
+        (
+            "forward,decode",
+            "256",
+            ["no decode of `mistral`", "there is no kernel", "leave it out, by `--pass forward`"],
+        ),
+        // Heads of 64 have it.
+        (
+            "decode,forward",
+            "64,256",
+            ["no decode of `mistral`", "keep their decode", "--arch sm_80 --pass forward`"],
+        ),
+    ] {
+        let bundle = ["bundle", "mistral", "--arch", "sm_80", "-o", path(&file), "--head-dim", size];
+        fails(
+            &[&bundle[..], &["--pass", passes]].concat(),
+            1,
+            &[&words[..], &["for D 256, bf16 on sm_80"]].concat(),
+        );
     }
 }
 

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use super::{Bundle, BundledKernel, BundledPattern, ImageKind};
 use crate::artifact::{Artifact, BuildError, CompiledKernel};
+use crate::build::{Missing, Order, Outcome};
 use crate::cuda::nvrtc::Nvrtc;
-use crate::spec::{KernelSpec, Pass, PatternCode, Shape};
+use crate::model::PassGroup;
+use crate::spec::{PatternCode, Shape};
 use crate::target::Target;
 
 impl Bundle {
@@ -16,11 +18,11 @@ impl Bundle {
         self.info.patterns.push(BundledPattern { label: label.to_owned(), text, hash });
     }
 
-    /// Compiles every pass of a pattern that [`Bundle::add_pattern`] has named, for one shape and target: machine code, and
-    /// PTX too unless the target is one that only its own devices run.
+    /// Compiles passes of a pattern that [`Bundle::add_pattern`] has named, for one shape and target: machine code, and PTX too
+    /// unless the target is one that only its own devices run. A backward is whole with the kernels of one way to compute it.
     ///
     /// # Errors
-    /// [`BuildError`]; a fused backward that is refused is left out, since the split one does its work.
+    /// [`CompileError`]; the bundle then is what it was.
     pub fn compile(
         &mut self,
         nvrtc: &Nvrtc,
@@ -28,22 +30,29 @@ impl Bundle {
         code: &Arc<PatternCode>,
         shape: Shape,
         target: Target,
-    ) -> Result<(), BuildError> {
-        for pass in Pass::ALL {
-            let specs = KernelSpec::candidates(pass, target, shape, code);
-            if specs.is_empty() {
-                continue;
-            }
-            match Artifact::build_first(nvrtc, &specs) {
-                Ok(artifact) => {
-                    self.kernels.extend(BundledKernel::of_artifact(label, artifact, !target.is_exact()));
-                }
-                Err(BuildError::Refused { .. }) if pass.has_substitute() => {}
-                Err(error) => return Err(error),
-            }
+        passes: &[PassGroup],
+    ) -> Result<(), CompileError> {
+        let order = Order::new(code, &[shape], &[target], passes);
+        let Outcome { kernels, missing } = order.build(|job| Artifact::build_first(nvrtc, &job.specs))?;
+        if let Some(missing) = missing.into_iter().next() {
+            return Err(CompileError::Missing(Box::new(missing)));
         }
+        let kernels = kernels.into_iter();
+        self.kernels
+            .extend(kernels.flat_map(|kernel| BundledKernel::of_artifact(label, kernel, !target.is_exact())));
         Ok(())
     }
+}
+
+/// Why a pattern could not be compiled into a bundle.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// A pass that was asked for and that has no kernels: to be left out of the passes for this shape and target.
+    #[error(transparent)]
+    Missing(Box<Missing>),
+    /// A kernel could not be built.
+    #[error(transparent)]
+    Build(#[from] BuildError),
 }
 
 impl BundledKernel {

@@ -9,6 +9,7 @@ mod layout;
 mod read;
 mod write;
 
+pub use build::CompileError;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::{BuildError, CompiledKernel, Manifest};

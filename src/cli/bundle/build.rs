@@ -1,19 +1,18 @@
 //! The kernels of a bundle, several at once. Machine code is kept in the store as it is made, so that a run that was
 //! interrupted goes on where it stopped.
 
-use std::sync::Arc;
-
 use longgen_codegen::artifact::{Artifact, BuildError};
+use longgen_codegen::build::{Job, Missing, Order, Outcome};
 use longgen_codegen::bundle::{Bundle, BundledChoice, BundledKernel, ImageKind};
 use longgen_codegen::cuda::nvrtc::Nvrtc;
 use longgen_codegen::cuda::source::GENERATOR;
 use longgen_codegen::model::PassGroup;
 use longgen_codegen::model::gpu::{GpuPlan, PlannedKernel};
-use longgen_codegen::spec::{KernelSpec, Pass, PatternCode, Shape};
+use longgen_codegen::spec::{KernelSpec, Shape};
+use longgen_codegen::target::Target;
 use longgen_runtime::gpu::KernelCache;
 use longgen_runtime::store::TunedRow;
 use longgen_runtime::tune::mask_hash;
-use rayon::prelude::*;
 
 use super::{Args, Named};
 use crate::cli::kernel_args::unique;
@@ -21,103 +20,70 @@ use crate::cli::{CliError, engine, store};
 
 /// A pass that was asked for and that has no kernel, or none that fits.
 #[derive(Debug, thiserror::Error)]
-#[error("there is no {pass} of `{label}` for this head dimension and type: leave it out by --pass")]
+#[error("there is no {pass} of `{label}` for {shape} on {target}: {advice}")]
 struct NoPass {
     label: String,
     pass: PassGroup,
+    shape: Shape,
+    target: Target,
+    advice: String,
     source: BuildError,
 }
 
-fn no_pass(label: &str, pass: Pass, source: BuildError) -> CliError {
-    CliError::failure(NoPass { label: label.to_owned(), pass: pass.into(), source })
-}
-
-/// One source to compile.
-struct Job<'a> {
-    label: &'a str,
-    pass: Pass,
-    with_ptx: bool,
-    /// In the order to try them.
-    specs: Vec<KernelSpec>,
-    tuned: Option<BundledChoice>,
+/// What to leave out. Where other sizes or architectures of this bundle have the pass, they are to keep it.
+fn no_pass(args: &Args, label: &str, missing: Missing) -> CliError {
+    let Missing { pass, shape, target, reason } = missing;
+    let (head_dim, dtype) = (shape.head_dim, shape.dtype);
+    let others = unique(&args.pass).into_iter().filter(|&other| other != pass).map(PassGroup::name);
+    let others = others.collect::<Vec<_>>().join(",");
+    let cases = unique(&args.head_dim).len() * unique(&args.dtype).len() * unique(&args.arch).len();
+    let advice = match (others.as_str(), cases) {
+        ("", 1) => "nothing else was asked for".to_owned(),
+        ("", _) => format!("leave D {head_dim}, {dtype} on {target} out"),
+        (others, 1) => format!("leave it out, by `--pass {others}`"),
+        (others, _) => format!(
+            "put this case into a file of its own, by `--head-dim {head_dim} --dtype {dtype} --arch {target} --pass \
+             {others}`, so that the others keep their {pass}"
+        ),
+    };
+    CliError::failure(NoPass { label: label.to_owned(), pass, shape, target, advice, source: reason })
 }
 
 /// Compiles every pass of every pattern, shape and architecture.
 ///
 /// # Errors
-/// No NVRTC, or the first kernel that could not be built. A fused backward that is refused is left out.
+/// No NVRTC, the first kernel that could not be built, a pass that is missing.
 pub fn bundle(args: &Args, subjects: &[Named]) -> Result<Bundle, CliError> {
     let nvrtc = args.nvrtc.load()?;
     let cache = args.nvrtc.kernel_cache()?;
-    let mut bundle = Bundle::new();
-    let mut jobs = Vec::new();
-    let tuned = store::open().tuned_rows();
-    for Named { label, subject } in subjects {
-        let code = subject.code();
-        bundle.add_pattern(label, &code);
-        for shape in args.shapes(subject) {
-            let tuned = tuned_kernels(&tuned, &mask_hash(&subject.ir), &shape);
-            jobs.extend(jobs_of(args, label, &code, shape, &tuned)?);
-        }
-    }
-    let bar = engine::progress(jobs.len() as u64, "compiling {bar:30} {pos}/{len} kernels, {eta} left");
-    let built: Vec<Result<Vec<BundledKernel>, BuildError>> = jobs
-        .par_iter()
-        .map(|job| {
-            let kernels = build(job, &nvrtc, &cache);
-            bar.inc(1);
-            kernels
-        })
+    let (targets, rows) = (unique(&args.arch), store::open().tuned_rows());
+    let orders: Vec<Order> = subjects
+        .iter()
+        .map(|Named { subject, .. }| Order::new(&subject.code(), &args.shapes(subject), &targets, &args.pass))
         .collect();
+    let jobs = orders.iter().map(Order::len).sum::<usize>();
+    let bar = engine::progress(jobs as u64, "compiling {bar:30} {pos}/{len} kernels, {eta} left");
+    let mut bundle = Bundle::new();
+    for (Named { label, subject }, order) in subjects.iter().zip(&orders) {
+        bundle.add_pattern(label, &subject.code());
+        let mask = mask_hash(&subject.ir);
+        let outcome = order.build(|job| {
+            let tuned = tuned_kernels(&rows, &mask, &job.shape);
+            let built = build(args, label, job, &tuned, (&nvrtc, &cache));
+            bar.inc(1);
+            built
+        });
+        let Outcome { kernels, missing } = outcome.map_err(CliError::failure)?;
+        if let Some(missing) = missing.into_iter().next() {
+            return Err(no_pass(args, label, missing));
+        }
+        for Built { kernels, tuned } in kernels {
+            bundle.info.tuned.extend(tuned);
+            bundle.kernels.extend(kernels);
+        }
+    }
     bar.finish_and_clear();
-    for (job, kernels) in jobs.iter().zip(built) {
-        match kernels {
-            Ok(kernels) => {
-                // A tuned schedule that ptxas refuses today gave way to the next.
-                let schedule = kernels.first().map(|kernel| &kernel.compiled.manifest.schedule);
-                let used = job.tuned.iter().find(|choice| Some(&choice.schedule) == schedule);
-                bundle.info.tuned.extend(used.cloned());
-                bundle.kernels.extend(kernels);
-            }
-            Err(BuildError::Refused { .. }) if job.pass.has_substitute() => {}
-            Err(refused @ BuildError::Refused { .. }) => return Err(no_pass(job.label, job.pass, refused)),
-            Err(error) => return Err(CliError::failure(error)),
-        }
-    }
     Ok(bundle)
-}
-
-fn jobs_of<'a>(
-    args: &Args,
-    label: &'a str,
-    code: &Arc<PatternCode>,
-    shape: Shape,
-    tuned: &[TunedKernel<'_>],
-) -> Result<Vec<Job<'a>>, CliError> {
-    let oldest = args.arch.iter().filter(|target| !target.is_exact());
-    let oldest = oldest.min_by_key(|target| target.compute_capability());
-    let mut jobs = Vec::new();
-    for target in unique(&args.arch) {
-        for pass in Pass::ALL.into_iter().filter(|pass| args.wants(*pass)) {
-            let mut specs = KernelSpec::candidates(pass, target, shape, code);
-            let Some(first) = specs.first() else {
-                if pass.has_substitute() {
-                    continue;
-                }
-                return Err(no_pass(label, pass, BuildError::NoKernel));
-            };
-            let fits = |tuned: &&TunedKernel<'_>| {
-                tuned.kernel.pass == pass && tuned.row.key.problem.target == target.name()
-            };
-            let found = tuned.iter().find(fits);
-            if let Some(TunedKernel { kernel: PlannedKernel { family, schedule, .. }, .. }) = found {
-                specs.insert(0, KernelSpec { family: *family, schedule: *schedule, ..first.clone() });
-            }
-            let tuned = found.map(|tuned| tuned.described(label, shape));
-            jobs.push(Job { label, pass, with_ptx: oldest == Some(&target), specs, tuned });
-        }
-    }
-    Ok(jobs)
 }
 
 /// A kernel of a plan that `lgc tune` chose.
@@ -163,11 +129,36 @@ impl TunedKernel<'_> {
     }
 }
 
-fn build(job: &Job<'_>, nvrtc: &Nvrtc, cache: &KernelCache) -> Result<Vec<BundledKernel>, BuildError> {
-    if job.with_ptx {
-        let artifact = Artifact::build_first(nvrtc, &job.specs)?;
-        return Ok(BundledKernel::of_artifact(job.label, artifact, true));
+/// The images of one kernel, and the choice of a tune that they come of.
+struct Built {
+    kernels: Vec<BundledKernel>,
+    tuned: Option<BundledChoice>,
+}
+
+fn build(
+    args: &Args,
+    label: &str,
+    job: &Job,
+    tuned: &[TunedKernel<'_>],
+    (nvrtc, cache): (&Nvrtc, &KernelCache),
+) -> Result<Built, BuildError> {
+    let fits = |tuned: &&TunedKernel<'_>| {
+        tuned.kernel.pass == job.pass && tuned.row.key.problem.target == job.target.name()
+    };
+    let (found, mut specs) = (tuned.iter().find(fits), job.specs.clone());
+    if let Some(TunedKernel { kernel: PlannedKernel { family, schedule, .. }, .. }) = found {
+        specs.insert(0, KernelSpec { family: *family, schedule: *schedule, ..specs[0].clone() });
     }
-    let compiled = cache.get_first(&job.specs)?.as_ref().clone();
-    Ok(vec![BundledKernel { pattern: job.label.to_owned(), kind: ImageKind::Cubin, compiled }])
+    let oldest = args.arch.iter().filter(|target| !target.is_exact());
+    let oldest = oldest.min_by_key(|target| target.compute_capability());
+    let kernels = if oldest == Some(&job.target) {
+        BundledKernel::of_artifact(label, Artifact::build_first(nvrtc, &specs)?, true)
+    } else {
+        let compiled = cache.get_first(&specs)?.as_ref().clone();
+        vec![BundledKernel { pattern: label.to_owned(), kind: ImageKind::Cubin, compiled }]
+    };
+    // A tuned schedule that ptxas refuses today gave way to the next.
+    let schedule = kernels.first().map(|kernel| kernel.compiled.manifest.schedule.as_str());
+    let used = found.map(|tuned| tuned.described(label, job.shape));
+    Ok(Built { tuned: used.filter(|choice| Some(choice.schedule.as_str()) == schedule), kernels })
 }

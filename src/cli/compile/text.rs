@@ -2,7 +2,9 @@
 
 use std::io::{self, Write};
 
-use super::build::{Built, Missing};
+use longgen_codegen::build::Missing;
+
+use super::build::Built;
 use super::cpu::CpuKernels;
 
 /// One line for each kernel, and for each pass that there is none for.
@@ -44,7 +46,7 @@ pub fn table(built: &[Built], missing: &[Missing], cpu: &CpuKernels, out: &mut d
             )?;
         }
     }
-    for Missing { target, pass, reason } in missing {
+    for Missing { target, pass, reason, .. } in missing {
         writeln!(out, "{:30} {target:8} none: {reason}", pass.name())?;
     }
     writeln!(
