@@ -95,7 +95,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), CliError> {
     let shape = subject.shape(&args.shape);
     let Outcome { kernels: built, missing } =
         build::all(&subject, shape, &unique(&args.arch), nvrtc.as_ref().ok())?;
-    let bundle = Bundle::new(&subject, args, &cpu, &built);
+    let bundle = Bundle::new(&subject, args, &cpu, (&built, &missing));
     let mut files = FileSet::default();
     add_files(args, &mut files, &built, &cpu, &bundle)?;
     let count = files.len();

@@ -43,6 +43,7 @@ fn sources_without_nvrtc() {
         serde_json::from_str(&std::fs::read_to_string(output.join("manifest.json")).unwrap()).unwrap();
     assert_eq!(manifest, serde_json::from_str::<Value>(&printed).unwrap());
     assert_eq!(manifest["head_dim"], 64);
+    assert_eq!(manifest["missing"], serde_json::json!([]));
     assert!(manifest["cpu"]["worst_error"].as_f64().unwrap() < 1e-5);
     let names = names_in(&output);
     for kernel in manifest["cuda"].as_array().unwrap() {
@@ -73,6 +74,14 @@ fn large_heads_have_a_forward() {
     let passes: Vec<&str> =
         manifest["cuda"].as_array().unwrap().iter().map(|kernel| kernel["pass"].as_str().unwrap()).collect();
     assert_eq!(passes, ["forward"]);
+    let missing = manifest["missing"].as_array().unwrap();
+    for (gap, (pass, reason)) in
+        missing.iter().zip([("backward", "spills registers"), ("decode", "there is no kernel")])
+    {
+        assert_eq!((&gap["pass"], &gap["target"]), (&pass.into(), &"sm_80".into()));
+        assert!(gap["reason"].as_str().unwrap().contains(reason), "{gap}");
+    }
+    assert_eq!(missing.len(), 2);
     let file = folder.path().join("kernels.lgk");
     for (passes, size, words) in [
         ("backward", "256", ["no backward of `mistral`", "spills registers", "nothing else was asked for"]),

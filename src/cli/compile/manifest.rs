@@ -1,6 +1,7 @@
 //! `manifest.json`: all that a host in another language needs to launch the kernels.
 
 use longgen_codegen::artifact::Manifest;
+use longgen_codegen::build::Missing;
 use longgen_codegen::cuda::source::GENERATOR;
 use serde::Serialize;
 
@@ -22,6 +23,7 @@ pub struct Bundle<'a> {
     dtype: &'static str,
     cpu: Cpu<'a>,
     cuda: Vec<Cuda<'a>>,
+    missing: Vec<Gap>,
 }
 
 #[derive(Serialize)]
@@ -42,6 +44,14 @@ struct Cuda<'a> {
     manifest: Option<&'a Manifest>,
 }
 
+/// A pass that there are no kernels of.
+#[derive(Serialize)]
+struct Gap {
+    target: &'static str,
+    pass: &'static str,
+    reason: String,
+}
+
 #[derive(Serialize)]
 struct Files {
     cu: Option<String>,
@@ -49,9 +59,20 @@ struct Files {
     cubin: Option<String>,
 }
 
+impl Gap {
+    fn new(Missing { target, pass, reason, .. }: &Missing) -> Gap {
+        Gap { target: target.name(), pass: pass.name(), reason: reason.to_string() }
+    }
+}
+
 impl<'a> Bundle<'a> {
     /// Collects what was built.
-    pub fn new(subject: &Subject, args: &Args, cpu: &'a CpuKernels, built: &'a [Built]) -> Bundle<'a> {
+    pub fn new(
+        subject: &Subject,
+        args: &Args,
+        cpu: &'a CpuKernels,
+        (built, missing): (&'a [Built], &[Missing]),
+    ) -> Bundle<'a> {
         let file =
             |emit: Emit, name: &str, extension: &str| args.wants(emit).then(|| format!("{name}.{extension}"));
         let cuda = built.iter().map(|kernel| {
@@ -83,6 +104,7 @@ impl<'a> Bundle<'a> {
                 worst_error: cpu.worst,
             },
             cuda: cuda.collect(),
+            missing: missing.iter().map(Gap::new).collect(),
         }
     }
 
