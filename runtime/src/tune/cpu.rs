@@ -199,11 +199,14 @@ impl Bench for CpuBench {
         let problem = &self.timed.problem;
         let shape = problem.shape;
         let (queries, keys) = (problem.sequences.total_q(), problem.sequences.total_k());
+        // The key does not tell a cap, and it is work.
+        let softcap = problem.softcap().map_or(String::new(), |cap| format!(", softcap {cap}"));
         let clock = match self.clock {
             CpuClock::Wall => "",
             CpuClock::Processor => ", processor time",
         };
-        format!("{queries} queries at {keys} keys, {} / {} heads{clock}", shape.heads(), shape.kv_heads())
+        let (heads, kv_heads) = (shape.heads(), shape.kv_heads());
+        format!("{queries} queries at {keys} keys, {heads} / {kv_heads} heads{softcap}{clock}")
     }
 
     fn floor_seconds(&self) -> f64 {
