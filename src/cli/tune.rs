@@ -62,7 +62,7 @@ pub struct Args {
     /// Show the candidates and the reasons of those left out; measure nothing
     #[arg(long)]
     explain: bool,
-    /// Forget what was measured before
+    /// Forget what was measured of these problems before
     #[arg(long)]
     again: bool,
     /// Threads on the CPU; by default as many as there are cores
@@ -165,7 +165,7 @@ impl<'a> Session<'a> {
         B::Error: std::error::Error + 'static,
     {
         if self.again {
-            self.store.forget_trials(key);
+            self.store.forget_trials(key, &bench.describe());
         }
         let now = Instant::now();
         let left = self.deadline.saturating_duration_since(now);

@@ -30,7 +30,11 @@ fn model(folder: &Path) -> PathBuf {
 }
 
 fn tune(cache: &Path, model: &Path, options: &[&str]) -> Vec<Value> {
-    let arguments = [&["tune", PATTERN, "--model", path(model), "--json"][..], options].concat();
+    tune_of(PATTERN, cache, model, options)
+}
+
+fn tune_of(pattern: &str, cache: &Path, model: &Path, options: &[&str]) -> Vec<Value> {
+    let arguments = [&["tune", pattern, "--model", path(model), "--json"][..], options].concat();
     let ran = lgc(cache, &arguments);
     assert_eq!(ran.code, 0, "{}", ran.err);
     serde_json::from_str(&ran.out).expect("a list of reports")
@@ -68,6 +72,26 @@ fn a_tune_is_remembered_and_used() {
         assert_eq!(measured(&tune(&cache, &model, &options)), 0);
         let again = tune(&cache, &model, &[&options[..], &["--again"]].concat());
         assert!(measured(&again) > 0);
+    }
+}
+
+/// The key tells neither a cap nor the length within its bucket, and the times of one problem are not those of another.
+#[test]
+fn problems_of_one_key_keep_measurements_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cache, model) = (folder.path().join("cache"), model(folder.path()));
+    let capped = format!("{PATTERN}; softcap=20.0");
+    let tune = |pattern: &str, tokens: &str, again: &[&str]| {
+        let options = ["--length", tokens, "--pass", "decode", "--budget", "1s"];
+        let report = tune_of(pattern, &cache, &model, &[&options[..], again].concat()).remove(0);
+        (report["resumed"].as_u64().unwrap(), report["measured"].as_u64().unwrap())
+    };
+    let (_, first) = tune(PATTERN, "128", &[]);
+    assert!(first > 0);
+    assert_eq!(tune(&capped, "128", &[]).0, 0, "without the cap");
+    for (pattern, tokens) in [(capped.as_str(), "128"), (PATTERN, "120")] {
+        assert_eq!(tune(pattern, tokens, &["--again"]).0, 0);
+        assert!(tune(PATTERN, "128", &[]).0 >= first, "another problem started over");
     }
 }
 

@@ -118,8 +118,11 @@ fn measurements_keep_their_order() {
     }
     let store = open_quietly(&file);
     assert_eq!(store.trials(&key), steps);
-    store.forget_trials(&key);
-    assert_eq!(store.trials(&key), []);
+    // Of another problem of this key.
+    let other = super::Trial { problem: "1 head".into(), ..trial(3.0) };
+    store.put_trial(&key, &other);
+    store.forget_trials(&key, &trial(0.0).problem);
+    assert_eq!(store.trials(&key), [other]);
 }
 
 #[test]

@@ -30,7 +30,7 @@ pub struct TuneProblem {
     pub driver: String,
     /// What compiles the kernels, with its version: `nvrtc 13.0`.
     pub compiler: String,
-    /// Name and version of the generator.
+    /// Name and version of the generator, and a sum of its templates.
     pub generator: String,
 }
 
@@ -259,11 +259,13 @@ impl Store {
         self.write(|connection| raw.put_trial(connection));
     }
 
-    /// Forgets the steps of a key, to tune it from scratch.
-    pub fn forget_trials(&self, key: &TuneKey) {
+    /// Forgets the steps of a key that timed one problem, as [`Trial::problem`] says it, to tune that from scratch.
+    pub fn forget_trials(&self, key: &TuneKey, timed: &str) {
         let problem = key.problem.to_json();
-        let sql = "DELETE FROM trial WHERE problem = ?1 AND bucket = ?2";
-        self.write(|connection| connection.execute(sql, params![problem, key.bucket as i64]));
+        // A damaged row is no JSON, and no look-up finds it.
+        let sql = "DELETE FROM trial WHERE problem = ?1 AND bucket = ?2 \
+                   AND CASE WHEN json_valid(trial) THEN json_extract(trial, '$.problem') = ?3 END";
+        self.write(|connection| connection.execute(sql, params![problem, key.bucket as i64, timed]));
     }
 
     /// All choices, latest first.
