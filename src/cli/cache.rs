@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
-use longgen_codegen::cuda::source::GENERATOR;
+use longgen_codegen::cuda::source::{GENERATOR, tuning_generator};
 use longgen_runtime::store::{Prune, Store, Transferred};
 use serde::Serialize;
 use thiserror::Error;
@@ -104,7 +104,9 @@ fn prune(
     let what = match older_than {
         _ if all => Prune::All,
         Some(days) => Prune::OlderThan(Duration::from_secs(u64::from(days) * SECONDS_PER_DAY)),
-        None => Prune::OtherGenerators(GENERATOR.to_owned()),
+        None => {
+            Prune::OtherGenerators { kernels: GENERATOR.to_owned(), tuned: tuning_generator().to_owned() }
+        }
     };
     let pruned = store.prune(&what);
     if json {

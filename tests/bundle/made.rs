@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use longgen_codegen::bundle::{Bundle, C_HEADER};
 use longgen_codegen::cuda::locate::ToolSearch;
-use longgen_codegen::cuda::source::GENERATOR;
+use longgen_codegen::cuda::source::{GENERATOR, tuning_generator};
 use longgen_codegen::cuda::{engine, fetch};
 use longgen_codegen::ir::MaskIr;
 use longgen_codegen::model::PassGroup;
@@ -118,7 +118,7 @@ fn tuned_schedules_go_in() {
         device: "NVIDIA H200".into(),
         driver: "13000".into(),
         compiler: "nvrtc 13.0".into(),
-        generator: GENERATOR.into(),
+        generator: tuning_generator().into(),
         ..TuneProblem::default()
     };
     let store = Store::open(StoreLocation::in_folder(folder.path()));
@@ -128,6 +128,9 @@ fn tuned_schedules_go_in() {
     store.put_tuned(&TuneKey::new(problem.clone(), 4096), &choice("decode sm_80 tile_m=16", 1.0));
     let other = TuneProblem { head_dim: 128, ..problem.clone() };
     store.put_tuned(&TuneKey::new(other, 1 << 20), &choice(&plan, 3.0));
+    // Measured of kernels that were others.
+    let older = TuneProblem { generator: GENERATOR.into(), ..problem.clone() };
+    store.put_tuned(&TuneKey::new(older, 1 << 20), &choice(&plan, 4.0));
     drop(store);
     let file = folder.path().join("k.lgk");
     let file = file.to_str().unwrap();

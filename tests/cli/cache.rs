@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use longgen_codegen::artifact::{CompiledKernel, Manifest};
+use longgen_codegen::cuda::source::{GENERATOR, tuning_generator};
 use longgen_runtime::store::{
     FILE_NAME, KernelKey, Provenance, Store, StoreLocation, Trial, TrialOutcome, TuneKey, TuneProblem,
     TunedChoice,
@@ -54,7 +55,7 @@ fn filled(cache: &Path) {
         device: "NVIDIA H200".into(),
         driver: "13.0".into(),
         compiler: "nvrtc 13.0".into(),
-        generator: concat!("longgen ", env!("CARGO_PKG_VERSION")).into(),
+        generator: tuning_generator().into(),
         ..TuneProblem::default()
     };
     let key = TuneKey::new(problem, 8000);
@@ -114,9 +115,20 @@ fn an_empty_cache() {
 fn prune() {
     let folder = tempfile::tempdir().unwrap();
     filled(folder.path());
+    // Measured before a template changed.
+    let store = Store::open(StoreLocation::in_folder(folder.path()));
+    let mut stale = store.tuned_rows().remove(0);
+    stale.key.problem.generator = GENERATOR.into();
+    store.put_tuned(&stale.key, &stale.choice);
+    drop(store);
     let old = json_of(folder.path(), &["cache", "prune", "--older-than", "1"]);
     assert_eq!(old, json!({ "kernels": 0, "tuned": 0, "trials": 0 }));
-    assert_eq!(json_of(folder.path(), &["cache", "prune"])["kernels"], 1, "the older version's");
+    let old = json_of(folder.path(), &["cache", "prune"]);
+    assert_eq!(
+        old,
+        json!({ "kernels": 1, "tuned": 1, "trials": 0 }),
+        "of an older version, of older templates"
+    );
     let text = lgc(folder.path(), &["cache", "prune", "--all"]).out;
     assert_eq!(text, "removed 1 kernels, 1 tuning results, 2 measurements\n");
     for wrong in [&["--older-than", "-1"][..], &["--older-than", "1", "--all"], &["--older-than", "soon"]] {

@@ -44,6 +44,11 @@ fn compilers_are_kept_apart() {
     assert_eq!(store.kernel(&key(1)), Some(kernel(1, 10)));
 }
 
+/// What a generator of this name did not make.
+fn others(generator: &str) -> Prune {
+    Prune::OtherGenerators { kernels: generator.into(), tuned: generator.into() }
+}
+
 #[test]
 fn operations_are_kept_beside_attention() {
     let (folder, file) = place();
@@ -57,7 +62,7 @@ fn operations_are_kept_beside_attention() {
     assert_eq!(store.kernels()[0].about, KernelAbout::Operation(about));
     let exported = folder.path().join("export.db");
     assert_eq!(store.export(&exported).unwrap().kernels, 1);
-    assert_eq!(store.prune(&Prune::OtherGenerators("longgen 0.0.1".into())).kernels, 1);
+    assert_eq!(store.prune(&others("longgen 0.0.1")).kernels, 1);
     store.import(&exported).unwrap();
     assert!(store.operation(&key(1)).is_some());
     assert_eq!(store.take_notices(), []);
@@ -131,10 +136,10 @@ fn pruning() {
     fill(&file);
     let store = open_quietly(&file);
     let full = std::fs::metadata(&file).unwrap().len();
-    assert_eq!(store.prune(&Prune::OtherGenerators("longgen 0.0.0".into())).kernels, 0);
+    assert_eq!(store.prune(&others("longgen 0.0.0")).kernels, 0);
     assert_eq!(store.prune(&Prune::OlderThan(Duration::from_secs(3600))).kernels, 0);
     assert_eq!(found(&store), ALL);
-    let pruned = store.prune(&Prune::OtherGenerators("longgen 0.0.1".into()));
+    let pruned = store.prune(&others("longgen 0.0.1"));
     assert_eq!((pruned.kernels, pruned.tuned, pruned.trials), ALL);
     assert_eq!(found(&store), (0, 0, 0));
     assert!(std::fs::metadata(&file).unwrap().len() < full / 4, "the room is given back");

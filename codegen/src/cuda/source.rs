@@ -1,6 +1,8 @@
 //! A kernel's whole CUDA source: a header that says what it is, the generated region, and the spliced template.
 //! The same specification gives the same bytes, always.
 
+use std::sync::OnceLock;
+
 use crate::spec::{KernelSpec, Shape};
 
 use super::config::constants;
@@ -9,6 +11,21 @@ use super::splice::{SpliceError, splice};
 
 /// The version written into every source.
 pub const GENERATOR: &str = concat!("longgen ", env!("CARGO_PKG_VERSION"));
+
+/// Under what tuning results are kept: [`GENERATOR`] and a sum of the templates, since a choice among kernels holds for these kernels.
+pub fn tuning_generator() -> &'static str {
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(|| format!("{GENERATOR}, templates {:08x}", sum(longgen_templates::FILES)))
+}
+
+fn sum(files: &[(&str, &str)]) -> u32 {
+    let mut sum = crc32fast::Hasher::new();
+    for part in files.iter().flat_map(|(name, text)| [name, text]) {
+        sum.update(part.as_bytes());
+        sum.update(&[0]);
+    }
+    sum.finalize()
+}
 
 /// The text of one kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,4 +102,18 @@ __device__ __forceinline__ bool edge_only(int, int, int, int, int) { return fals
 ";
     let own = spec.pattern.functions.trim_end();
     if spec.pattern.listed { format!("{own}\n{LISTED}") } else { format!("{own}\n") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{GENERATOR, sum, tuning_generator};
+
+    #[test]
+    fn tuning_results_tell_the_templates_apart() {
+        let mut files = longgen_templates::FILES.to_vec();
+        let name = tuning_generator();
+        assert_eq!(name, format!("{GENERATOR}, templates {:08x}", sum(&files)));
+        files[0].1 = "";
+        assert_ne!(name, format!("{GENERATOR}, templates {:08x}", sum(&files)));
+    }
 }

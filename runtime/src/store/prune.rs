@@ -12,7 +12,12 @@ pub enum Prune {
     /// Everything.
     All,
     /// Entries of other versions of the generator than this one, which no look-up of it finds.
-    OtherGenerators(String),
+    OtherGenerators {
+        /// What kernels say that this one made.
+        kernels: String,
+        /// What tuning results and measurements say, who tell the templates apart too.
+        tuned: String,
+    },
     /// Entries made longer ago than this.
     OlderThan(Duration),
 }
@@ -33,16 +38,15 @@ impl Store {
     pub fn prune(&self, what: &Prune) -> Pruned {
         self.write(|connection| {
             let pruned = match what {
-                Prune::All => delete(connection, "made >= ?1", "made >= ?1", &i64::MIN)?,
+                Prune::All => delete(connection, ("made >= ?1", &i64::MIN), ("made >= ?1", &i64::MIN))?,
                 Prune::OlderThan(age) => {
                     let limit = now().saturating_sub(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
-                    delete(connection, "made < ?1", "made < ?1", &limit)?
+                    delete(connection, ("made < ?1", &limit), ("made < ?1", &limit))?
                 }
-                Prune::OtherGenerators(generator) => delete(
+                Prune::OtherGenerators { kernels, tuned } => delete(
                     connection,
-                    "json_extract(manifest, '$.generator') <> ?1",
-                    "json_extract(problem, '$.generator') <> ?1",
-                    generator,
+                    ("json_extract(manifest, '$.generator') <> ?1", kernels),
+                    ("json_extract(problem, '$.generator') <> ?1", tuned),
                 )?,
             };
             // Fails while another process reads, and then the room is reused instead.
@@ -52,13 +56,13 @@ impl Store {
     }
 }
 
+/// Deletes the rows that meet a condition with its value: kernels, and what tunes left.
 fn delete(
     connection: &Connection,
-    kernels: &str,
-    tuned: &str,
-    value: &dyn rusqlite::ToSql,
+    kernels: (&str, &dyn rusqlite::ToSql),
+    tuned: (&str, &dyn rusqlite::ToSql),
 ) -> rusqlite::Result<Pruned> {
-    let from = |table: &str, condition: &str| {
+    let from = |table: &str, (condition, value): (&str, &dyn rusqlite::ToSql)| {
         connection.execute(&format!("DELETE FROM {table} WHERE {condition}"), params![value])
     };
     Ok(Pruned {

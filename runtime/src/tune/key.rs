@@ -1,6 +1,6 @@
 //! Under which key a tuning result is kept, and how it is found again.
 
-use longgen_codegen::cuda::source::GENERATOR;
+use longgen_codegen::cuda::source::tuning_generator;
 use longgen_codegen::ir::MaskIr;
 use longgen_codegen::model::PassGroup;
 use longgen_codegen::model::gpu::GpuPlan;
@@ -39,7 +39,7 @@ pub fn cpu_problem(
         device: processor_name().to_owned(),
         driver: format!("{threads} threads"),
         compiler: "cranelift".to_owned(),
-        generator: GENERATOR.to_owned(),
+        generator: tuning_generator().to_owned(),
     }
 }
 
@@ -65,7 +65,7 @@ pub fn gpu_problem(
         device: device.name().to_owned(),
         driver: driver.to_string(),
         compiler: format!("nvrtc {}", cache.nvrtc_version().ok()?),
-        generator: GENERATOR.to_owned(),
+        generator: tuning_generator().to_owned(),
     })
 }
 

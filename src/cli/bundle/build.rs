@@ -5,7 +5,7 @@ use longgen_codegen::artifact::{Artifact, BuildError};
 use longgen_codegen::build::{Job, Missing, Order, Outcome};
 use longgen_codegen::bundle::{Bundle, BundledChoice, BundledKernel, ImageKind};
 use longgen_codegen::cuda::nvrtc::Nvrtc;
-use longgen_codegen::cuda::source::GENERATOR;
+use longgen_codegen::cuda::source::tuning_generator;
 use longgen_codegen::model::PassGroup;
 use longgen_codegen::model::gpu::{GpuPlan, PlannedKernel};
 use longgen_codegen::spec::{KernelSpec, Shape};
@@ -102,7 +102,7 @@ fn tuned_kernels<'a>(tuned: &'a [TunedRow], mask: &str, shape: &Shape) -> Vec<Tu
             problem.pattern_hash == mask
                 && (problem.head_dim, problem.dtype.as_str()) == (shape.head_dim, shape.dtype.name())
                 && (problem.softcap, problem.sink_logit) == (shape.softcap, shape.sink_logit)
-                && problem.generator == GENERATOR
+                && problem.generator == tuning_generator()
         })
         .collect();
     rows.sort_by_key(|row| std::cmp::Reverse((row.key.bucket, row.made)));
