@@ -51,7 +51,8 @@ fn a_tune_is_remembered_and_used() {
         assert_eq!(ran.code, 0, "{}", ran.err);
         ran.out
     };
-    assert!(run().contains("the model's choice"), "nothing was tuned yet");
+    let untuned = run();
+    assert!(untuned.contains("the model's choice") && untuned.contains("as many threads"), "{untuned}");
     let plot = folder.path().join("tune.svg");
     let options = ["--length", "128", "--pass", "forward,decode", "--budget", "10s"];
     let reports = tune(&cache, &model, &[&options[..], &["--plot", path(&plot)]].concat());

@@ -44,7 +44,8 @@ impl ChosenBy {
             ChosenBy::Caller => "set",
             ChosenBy::Tuner => "tuned",
             ChosenBy::Model => {
-                "the model's choice; `lgc tune` did not measure this mask at this D, type and number of query heads of a KV head"
+                "the model's choice; `lgc tune` did not measure this mask at this D, type and number of query heads of a KV head, on this \
+                 CPU with as many threads, by this version of longgen"
             }
         }
     }

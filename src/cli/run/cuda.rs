@@ -92,7 +92,8 @@ fn compute(attention: &GpuAttention, input: &Input, backward: bool) -> Result<Re
     let by = if attention.is_tuned() {
         "tuned"
     } else {
-        "not tuned; `lgc tune --device cuda` did not measure this mask at this D, type and number of query heads of a KV head"
+        "not tuned; `lgc tune --device cuda` did not measure this mask at this D, type and number of query heads of a KV head, on this \
+         GPU with this driver and NVRTC, by this version of longgen"
     };
     let schedule =
         |kernel: &CompiledKernel| format!("{}: {} ({by})", kernel.manifest.pass, kernel.manifest.schedule);
