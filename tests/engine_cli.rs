@@ -240,6 +240,12 @@ fn what_is_wrong_is_said_with_its_exit_code() {
     place.refused("generate --model none --prompt a", 1, "no model directory");
     assert!(!Path::new("run").exists());
     place.done(&train("--steps 1"));
+    let state = place.folder.path().join("run/step-00000001/training.json");
+    let whole = fs::read(&state).unwrap();
+    // 17 MB without a byte on the disk.
+    fs::File::create(&state).unwrap().set_len(17 << 20).unwrap();
+    place.refused(&train("--steps 2 --resume"), 1, "16777216 bytes, which is no state of a training");
+    fs::write(&state, whole).unwrap();
     place.refused("generate --model run --prompt a --new-tokens 300", 1, "do not fit");
     place.refused("generate --model run --prompt a --threads 100000", 2, "--threads 100000 is too many");
     place.refused("eval perplexity --model run --data data.txt --window 1", 2, "--window 1 is too short");

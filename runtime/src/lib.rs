@@ -18,6 +18,7 @@ pub mod oracle;
 pub mod plain;
 pub mod problem;
 pub mod random;
+pub mod read;
 pub mod store;
 pub mod tensor;
 pub mod train;

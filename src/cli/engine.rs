@@ -24,8 +24,9 @@ const INTERRUPTED: i32 = 130;
 /// More than any machine has cores for; starting many more takes minutes.
 const MOST_THREADS: usize = 1024;
 
+/// What is wrong with a command's model or threads.
 #[derive(Debug, Error)]
-enum EngineError {
+pub enum EngineError {
     #[error("`{}` is no model directory: it has no config.json and no checkpoints", .0.display())]
     NoModel(PathBuf),
     #[error("Ctrl-C cannot be caught")]
@@ -94,11 +95,19 @@ impl Loaded {
 
 /// The model directory that `path` means: itself, or its newest checkpoint.
 pub fn model_directory(path: &Path) -> Result<PathBuf, CliError> {
+    find_model(path)?.ok_or_else(|| CliError::failure(EngineError::NoModel(path.into())))
+}
+
+/// The same; `None` where there is none.
+///
+/// # Errors
+/// A directory that cannot be read.
+pub fn find_model(path: &Path) -> Result<Option<PathBuf>, CliError> {
     if path.join("config.json").is_file() {
-        return Ok(path.into());
+        return Ok(Some(path.into()));
     }
     let newest = checkpoints(path).map_err(CliError::failure)?.pop();
-    newest.map(|(_, path)| path).ok_or_else(|| CliError::failure(EngineError::NoModel(path.into())))
+    Ok(newest.map(|(_, path)| path))
 }
 
 /// The pattern that was asked for; else the one stored with the model; else what its configuration says.

@@ -1,22 +1,18 @@
 //! Reading inputs with a limit and writing outputs whole or not at all.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use longgen_runtime::read::{ReadError, read_limited, take};
 use thiserror::Error;
 
 /// What can go wrong with a file.
 #[derive(Debug, Error)]
 pub enum FileError {
-    /// It cannot be read.
-    #[error("`{}` cannot be read", .path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    /// It is not read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// It cannot be written.
     #[error("`{}` cannot be written; nothing was left behind", .path.display())]
     Write {
@@ -39,16 +35,6 @@ pub enum FileError {
         /// Where it stops being one.
         source: std::str::Utf8Error,
     },
-    /// It is larger than any such file needs to be.
-    #[error("`{}` has more than {limit} bytes, which is no {what}", .path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// What it should have been.
-        what: &'static str,
-        /// The limit in bytes.
-        limit: u64,
-    },
 }
 
 /// More bytes than any text that a model reads.
@@ -62,25 +48,6 @@ pub fn read_text(path: &Path) -> Result<String, FileError> {
     };
     String::from_utf8(bytes)
         .map_err(|error| FileError::NoText { path: path.into(), source: error.utf8_error() })
-}
-
-/// Reads a file of at most `limit` bytes; `what` names it in errors. Never reads more, whatever the file is.
-pub fn read_limited(path: &Path, what: &'static str, limit: u64) -> Result<Vec<u8>, FileError> {
-    if path.is_dir() {
-        return Err(FileError::Directory { path: path.into() });
-    }
-    let file = File::open(path).map_err(|source| FileError::Read { path: path.into(), source })?;
-    take(file, path, what, limit)
-}
-
-fn take(from: impl Read, path: &Path, what: &'static str, limit: u64) -> Result<Vec<u8>, FileError> {
-    let mut bytes = Vec::new();
-    let read = from.take(limit + 1).read_to_end(&mut bytes);
-    read.map_err(|source| FileError::Read { path: path.into(), source })?;
-    if bytes.len() as u64 > limit {
-        return Err(FileError::TooLarge { path: path.into(), what, limit });
-    }
-    Ok(bytes)
 }
 
 /// Files that appear together: all are written under temporary names before the first gets its own.
@@ -194,18 +161,5 @@ impl Drop for Pending {
             // Cleaning up after an error that is being reported; a second one would hide it.
             let _ = fs::remove_file(temporary);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_has_no_end_is_not_read_to_it() {
-        let read = |limit| take(io::repeat(b'a').take(8), Path::new("-"), "text", limit);
-        assert_eq!(read(8).unwrap(), [b'a'; 8]);
-        let endless = take(io::repeat(b'a'), Path::new("-"), "text", 8).unwrap_err().to_string();
-        assert!(endless.contains("`-` has more than 8 bytes, which is no text"), "{endless}");
     }
 }

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use longgen_codegen::cuda::source::CudaSource;
+use longgen_runtime::read::read_limited;
 use thiserror::Error;
 
-use super::{CliError, files};
+use super::CliError;
 
 /// More bytes than any kernel's source has.
 const SOURCE_LIMIT: u64 = 4 << 20;
@@ -35,7 +36,7 @@ enum LoadError {
 /// # Errors
 /// [`CliError::Failure`] for a file that cannot be read or has lost its header.
 pub fn load(path: &Path) -> Result<LoadedCuda, CliError> {
-    let bytes = files::read_limited(path, "CUDA source", SOURCE_LIMIT).map_err(CliError::failure)?;
+    let bytes = read_limited(path, "CUDA source", SOURCE_LIMIT).map_err(CliError::failure)?;
     let name =
         path.file_name().map_or_else(|| "loaded.cu".into(), |name| name.to_string_lossy().into_owned());
     let text =

@@ -4,15 +4,12 @@
 use std::path::{Path, PathBuf};
 
 use longgen_codegen::analysis::model::ModelShape;
+use longgen_runtime::read::{CONFIG_LIMIT, ReadError, read_limited};
 use serde_json::Value;
 use thiserror::Error;
 
 use super::CliError;
-use super::engine::model_directory;
-use super::files::{FileError, read_limited};
-
-/// More bytes than any `config.json` needs.
-const FILE_LIMIT: u64 = 1 << 20;
+use super::engine::{EngineError, find_model};
 
 /// Why a model was refused.
 #[derive(Debug, Error)]
@@ -37,13 +34,14 @@ pub fn resolve(argument: &str) -> Result<ModelShape, CliError> {
     }
     let mut path = PathBuf::from(argument);
     if path.is_dir() {
-        path = model_directory(&path).map_err(|error| CliError::usage(error.message()))?.join("config.json");
+        let found = find_model(&path)?;
+        path = found.ok_or_else(|| CliError::usage(EngineError::NoModel(path)))?.join("config.json");
     }
     if !path.exists() {
         return Err(CliError::usage(ModelError::Unknown { name: argument.to_string() }));
     }
-    let bytes = read_limited(&path, "model configuration", FILE_LIMIT).map_err(|error| match error {
-        FileError::Read { .. } => CliError::failure(error),
+    let bytes = read_limited(&path, "model configuration", CONFIG_LIMIT).map_err(|error| match error {
+        ReadError::System { .. } => CliError::failure(error),
         _ => CliError::usage(error),
     })?;
     let json: Value = serde_json::from_slice(&bytes)

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use longgen_codegen::pattern::{PRESETS, Pattern, PatternError};
+use longgen_runtime::read::{ReadError, read_limited};
 use thiserror::Error;
 
 use super::CliError;
-use super::files::{FileError, read_limited};
 
 /// More bytes than any pattern needs.
 const FILE_LIMIT: u64 = 1 << 20;
@@ -66,7 +66,7 @@ fn from_file(path: &Path) -> Result<Pattern, CliError> {
         return Err(CliError::usage(ResolveError::NoFile { path: path.into() }));
     }
     let bytes = read_limited(path, "pattern", FILE_LIMIT).map_err(|error| match error {
-        FileError::Read { .. } => CliError::failure(error),
+        ReadError::System { .. } => CliError::failure(error),
         _ => CliError::usage(error),
     })?;
     Pattern::from_toml_bytes(&path.display().to_string(), &bytes).map_err(CliError::usage)

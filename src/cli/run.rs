@@ -9,6 +9,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use longgen_runtime::read::read_limited;
+
 use super::device::DeviceArg;
 use super::kernel_args::{MaskArgs, NvrtcArgs};
 use super::{CliError, files, number};
@@ -52,7 +54,7 @@ pub struct Args {
 /// Reads, computes, writes.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), CliError> {
     let subject = args.mask.subject()?;
-    let bytes = files::read_limited(&args.input, "tensor file", u64::MAX - 1).map_err(CliError::failure)?;
+    let bytes = read_limited(&args.input, "tensor file", u64::MAX - 1).map_err(CliError::failure)?;
     let softmax = subject.pattern.softmax();
     let input = Input::read(&args.input, &bytes, softmax, args.scale, args.backward)?;
     drop(bytes);

@@ -5,11 +5,11 @@ mod pass;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use longgen_runtime::read::read_limited;
 use longgen_runtime::train::{Outcome, TrainError};
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::files::read_limited;
 use super::{CliError, engine};
 
 pub use pass::Pass;

@@ -116,6 +116,36 @@ fn models_that_are_none() {
     refused(path(&config(heads)), &["num_key_value_heads", "does not divide"]);
     refused(path(&config(r#"{"num_attention_heads": -1}"#)), &["num_attention_heads", "whole number"]);
     refused(path(&config(r#"{"num_attention_heads": 1e300}"#)), &["num_attention_heads"]);
+    // The engine reads as long ones.
+    refused(path(&config(&format!("{{}}{}", " ".repeat(2 << 20)))), &["num_attention_heads", "missing"]);
+    refused("/dev/zero", &["16777216 bytes"]);
+    refused("docs", &["`docs` is no model directory"]);
+}
+
+/// That it cannot be read is not the command line's fault.
+#[cfg(unix)]
+#[test]
+fn a_model_directory_that_cannot_be_read() {
+    use std::os::unix::{fs::PermissionsExt, process::CommandExt};
+    let folder = tempfile::tempdir().unwrap();
+    let open = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let locked = folder.path().join("locked");
+    std::fs::create_dir(&locked).unwrap();
+    open(folder.path(), 0o755);
+    open(&locked, 0);
+    let mut report = command(&["report", "mistral", "--length", "4096", "--model", path(&locked)]);
+    if std::fs::read_dir(&locked).is_ok() {
+        // Root may read everything; nobody may not.
+        report.uid(65_534).gid(65_534);
+    }
+    let Ok(ran) = report.output() else {
+        return eprintln!("skipped: lgc cannot be run as another user here");
+    };
+    let errors = String::from_utf8_lossy(&ran.stderr);
+    assert_eq!(ran.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("locked") && errors.to_lowercase().contains("permission denied"), "{errors}");
 }
 
 #[test]

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use crate::read::{CONFIG_LIMIT, read_limited};
+
 use super::ModelError;
-use super::read::{CONFIG_LIMIT, read_limited};
 use super::rope_scaling::{Rope, RopeScaling};
 
 /// The shape of a Llama model and the numbers its forward pass needs.
@@ -54,7 +55,7 @@ impl LlamaConfig {
     /// # Errors
     /// A file that cannot be read, lacks a key, or describes something other than a Llama shape.
     pub fn read(path: &Path) -> Result<LlamaConfig, ModelError> {
-        let bytes = read_limited(path, CONFIG_LIMIT)?;
+        let bytes = read_limited(path, "model configuration", CONFIG_LIMIT)?;
         let parsed = match std::str::from_utf8(&bytes) {
             Ok(text) => LlamaConfig::parse(text),
             Err(error) => Err(error.to_string()),

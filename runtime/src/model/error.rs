@@ -10,6 +10,7 @@ use crate::cpu::CpuAttentionError;
 use crate::driver::GpuError;
 use crate::gpu::GpuAttentionError;
 use crate::problem::ProblemError;
+use crate::read::ReadError;
 
 /// Why a model cannot be loaded, saved or run.
 #[derive(Debug, Error)]
@@ -22,6 +23,9 @@ pub enum ModelError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// A file that is read whole, and cannot be.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// `config.json` that is no JSON or lacks a key.
     #[error("`{}`: {problem}", path.display())]
     Config {

@@ -8,10 +8,11 @@ use half::{bf16, f16};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
+use crate::read::{CONFIG_LIMIT, read_limited};
+
 use super::mapped::map;
 use super::memory::check_memory;
 use super::params::{ParamEntry, ParamTable};
-use super::read::{CONFIG_LIMIT, read_limited};
 use super::{LlamaConfig, ModelError, Params};
 
 /// The file of an unsharded model.
@@ -135,8 +136,9 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>, ModelError> {
     if !index.is_file() {
         return Err(ModelError::NoWeights { directory: directory.to_path_buf() });
     }
-    let json: serde_json::Value = serde_json::from_slice(&read_limited(&index, CONFIG_LIMIT)?)
-        .map_err(|error| ModelError::Config { path: index.clone(), problem: error.to_string() })?;
+    let json: serde_json::Value =
+        serde_json::from_slice(&read_limited(&index, "index of shards", CONFIG_LIMIT)?)
+            .map_err(|error| ModelError::Config { path: index.clone(), problem: error.to_string() })?;
     let wrong = |problem: String| ModelError::Config { path: index.clone(), problem };
     let weight_map = json.get("weight_map").and_then(|map| map.as_object());
     let weight_map = weight_map.ok_or_else(|| wrong("`weight_map` is missing".into()))?;

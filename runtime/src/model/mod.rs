@@ -15,7 +15,6 @@ mod load;
 mod mapped;
 mod memory;
 mod params;
-mod read;
 mod rope_scaling;
 mod save;
 mod tokenizer;

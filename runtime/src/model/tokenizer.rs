@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use crate::read::{TOKENIZER_LIMIT, read_limited};
+
 use super::ModelError;
-use super::read::{TOKENIZER_LIMIT, read_limited};
 
 /// The file a tokenizer is read from.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -46,7 +47,7 @@ impl Tokenizer {
     /// # Errors
     /// A file that cannot be read or parsed, or with tokens that the model does not have.
     pub fn read(path: &Path, vocabulary: usize) -> Result<Tokenizer, ModelError> {
-        let bytes = read_limited(path, TOKENIZER_LIMIT)?;
+        let bytes = read_limited(path, "tokenizer", TOKENIZER_LIMIT)?;
         let library = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| ModelError::Tokenizer {
             path: path.to_path_buf(),
             problem: error.to_string(),

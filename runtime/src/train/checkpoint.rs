@@ -14,6 +14,7 @@ use crate::model::{
     LlamaConfig, Params, SHARD_BYTES, TOKENIZER_FILE, load_weights, save_model, save_params, sync,
 };
 use crate::problem::DType;
+use crate::read::{CONFIG_LIMIT, read_limited};
 
 use super::{Optimizer, TrainError, TrainSettings};
 
@@ -156,8 +157,7 @@ fn remove(path: &Path) -> Result<(), TrainError> {
 /// A file that cannot be read or parsed.
 pub fn load_state(path: &Path) -> Result<TrainState, TrainError> {
     let file = path.join(STATE_FILE);
-    let text = fs::read_to_string(&file).map_err(TrainError::io(&file))?;
-    serde_json::from_str(&text)
+    serde_json::from_slice(&read_limited(&file, "state of a training", CONFIG_LIMIT)?)
         .map_err(|error| TrainError::Checkpoint { path: file, problem: error.to_string() })
 }
 

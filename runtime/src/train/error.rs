@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use crate::model::ModelError;
+use crate::read::ReadError;
 
 /// Why training cannot start or go on.
 #[derive(Debug, Error)]
@@ -17,6 +18,9 @@ pub enum TrainError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// A file that is read whole, and cannot be.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// Data that is not what its name promises.
     #[error("data `{}` {problem}", path.display())]
     Data {
