@@ -90,7 +90,7 @@ proptest! {
         }
     }
 
-    /// Masks by distance are counted at any length.
+    /// Masks by distance are counted, up to 8,388,608 tokens.
     #[test]
     fn distances_are_counted(every in 2i64..40, window in 1i64..300, sink in 0i64..9, tokens in 1u32..200_000) {
         let text = format!("sink={}, where((q - k) % {every} == 0 || q - k < {window})", sink + 1);
@@ -258,4 +258,14 @@ proptest! {
         let empty = (0..tokens).any(|i| (0..=i).all(|j| !pattern.sees(None, g, i, j)));
         prop_assert_eq!(empty_rows(&ir, g, tokens), Some(empty));
     }
+}
+
+/// The longest sequence whose distances are counted, as docs/engine.md says.
+#[test]
+fn distances_are_counted_up_to_8_m_tokens() {
+    let ir = MaskIr::lower(&"where((q - k) % 4 == 0)".parse().unwrap(), None).unwrap();
+    let tokens = 1u32 << 23;
+    // Each of the distances 0, 4, ... has one pair less than there are tokens behind it.
+    let quarter = u128::from(tokens / 4);
+    assert_eq!(visible_pairs(&ir, 0, tokens), Ok(4 * quarter * (quarter + 1) / 2));
 }

@@ -110,7 +110,7 @@ pub fn visible_pairs(ir: &MaskIr, g: u32, tokens: u32) -> Result<u128, CostError
     if ir.has_predicates() {
         let programs = Programs::new(ir);
         let (side, mut budget) = ((0, i64::from(tokens)), COUNTED_BOXES);
-        return count_by_distance(ir, &programs, g, tokens.into())
+        return count_by_distance(ir, &programs, g, tokens.into(), &mut budget)
             .or_else(|| count(&programs, g.into(), side, side, &mut budget))
             .ok_or(CostError::TooIrregular { tokens });
     }
@@ -125,15 +125,15 @@ pub fn visible_pairs(ir: &MaskIr, g: u32, tokens: u32) -> Result<u128, CostError
     Ok(sum(tokens.into(), repeats, row))
 }
 
-/// Rows looked at before a mask counts as too irregular: some seconds of work.
+/// Rows, or distances, looked at before a mask counts as too irregular: some seconds of work.
 const COUNTED_ROWS: u64 = 1 << 23;
 
 /// Boxes looked at before a predicate counts as too irregular: some seconds of work.
 const COUNTED_BOXES: u64 = 1 << 24;
 
 /// Counts a mask that behind its sinks looks only at the distance between query and key: the sinks by bisection, the rest by
-/// one pair for each distance. `None` for another mask, or when it takes too long.
-fn count_by_distance(ir: &MaskIr, p: &Programs, g: u32, tokens: i64) -> Option<u128> {
+/// one pair for each distance. `None` for another mask, or when it takes too long: what is spent is gone.
+fn count_by_distance(ir: &MaskIr, p: &Programs, g: u32, tokens: i64, budget: &mut u64) -> Option<u128> {
     let bounds = ir.terms(g).iter().flat_map(|term| term.lower.iter().chain(&term.upper));
     let sinks = bounds.map(|bound| if let Bound::Const(key) = *bound { key } else { 0 }).fold(0, i64::max);
     let rest = (sinks < tokens && tokens - sinks <= COUNTED_ROWS as i64)
@@ -142,8 +142,7 @@ fn count_by_distance(ir: &MaskIr, p: &Programs, g: u32, tokens: i64) -> Option<u
     if p.visible.rises(&[Interval::point(g), rest, rest], &[0, 1, 1]) != [Some(0)] {
         return None;
     }
-    let mut budget = COUNTED_BOXES;
-    let in_sinks = count(p, g, (0, tokens), (0, sinks), &mut budget)?;
+    let in_sinks = count(p, g, (0, tokens), (0, sinks), budget)?;
     let seen = (sinks..tokens).filter(|&query| p.visible(g, query, sinks));
     Some(in_sinks + seen.map(|query| (tokens - query) as u128).sum::<u128>())
 }
