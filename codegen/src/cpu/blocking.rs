@@ -57,7 +57,7 @@ pub enum BlockingError {
 const LANES_ALLOWED: &str = "16, 32, 48 and 64 are allowed";
 const ROWS_ALLOWED: &str = "multiples of 8 from 8 to 128 are allowed";
 const COUNT_ALLOWED: &str = "whole numbers from 0 to 4294967295 are allowed";
-const USES_ALLOWED: &str = "whole numbers from 0 to 4294967294 and `never` are allowed";
+const USES_ALLOWED: &str = "whole numbers from 0 to 4294967295, which is `never`, are allowed";
 /// How [`Blocking::NEVER`] is written.
 const NEVER_WORD: &str = "never";
 
@@ -138,6 +138,7 @@ mod tests {
         assert_eq!(never.to_string(), "lanes=48 rows=96 gather_below=0 copy_uses=never");
         for blocking in [never, Blocking { copy_uses: 0, ..never }, Blocking::default()] {
             assert_eq!(blocking.to_string().parse(), Ok(blocking));
+            assert_eq!(blocking.to_string().replace("never", "4294967295").parse(), Ok(blocking));
         }
         assert_eq!(Blocking::default().check(), Ok(()));
     }
@@ -156,7 +157,8 @@ mod tests {
             message("lanes=64 rows=64 gather_below=never copy_uses=1").contains("`gather_below` is `never`")
         );
         assert!(
-            message("lanes=64 rows=64 gather_below=1 copy_uses=once").contains("and `never` are allowed")
+            message("lanes=64 rows=64 gather_below=1 copy_uses=once")
+                .contains("4294967295, which is `never`, are")
         );
     }
 }

@@ -143,16 +143,19 @@ impl Schedule {
         if self.consumers != 0 {
             return refuse(format!("consumers = {}, but the kernel is not warp-specialised", self.consumers));
         }
-        // Each warp owns blocks of 16 rows: of queries, or of keys where a block holds a tile of keys.
         let warps = self.threads / 32;
-        if pass.is_fused() && (self.tile_m, self.tile_n, warps) != (64, 128, 8) {
-            return refuse(
-                "its tiles are bound to the layout of dQ's sums: 64 queries, 128 keys, 8 warps".to_owned(),
-            );
-        }
+        // Each warp owns blocks of 16 rows: of queries, or of keys where a block holds a tile of keys.
         let rows = match pass {
             Pass::Forward | Pass::BackwardDq => self.tile_m,
-            Pass::BackwardDkv | Pass::BackwardFused | Pass::Decode => self.tile_n,
+            Pass::BackwardDkv | Pass::Decode => self.tile_n,
+            // A pair of warps owns 32 keys, and nothing can be chosen.
+            Pass::BackwardFused if (self.tile_m, self.tile_n, warps) == (64, 128, 8) => {
+                return range("stages", self.stages, 2, 8);
+            }
+            Pass::BackwardFused => {
+                let reason = "its tiles are bound to the layout of dQ's sums: 64 queries, 128 keys, 8 warps";
+                return refuse(reason.to_owned());
+            }
             _ => return Ok(()),
         };
         if !rows.is_multiple_of(16 * warps) {
