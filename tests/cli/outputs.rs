@@ -90,11 +90,16 @@ fn large_heads_have_a_forward() {
             "256",
             ["no decode of `mistral`", "there is no kernel", "leave it out, by `--pass forward`"],
         ),
-        // Heads of 64 have it.
+        // Heads of 64 have them.
+        (
+            "forward,backward,decode",
+            "64,256",
+            ["no backward and no decode of `mistral`", "keep theirs", "--arch sm_80 --pass forward`"],
+        ),
         (
             "decode,forward",
             "64,256",
-            ["no decode of `mistral`", "keep their decode", "--arch sm_80 --pass forward`"],
+            ["no decode of `mistral`", "keep theirs", "--arch sm_80 --pass forward`"],
         ),
     ] {
         let bundle = ["bundle", "mistral", "--arch", "sm_80", "-o", path(&file), "--head-dim", size];

@@ -18,35 +18,41 @@ use super::{Args, Named};
 use crate::cli::kernel_args::unique;
 use crate::cli::{CliError, engine, store};
 
-/// A pass that was asked for and that has no kernel, or none that fits.
+/// Passes that were asked for and that have no kernel, or none that fits.
 #[derive(Debug, thiserror::Error)]
-#[error("there is no {pass} of `{label}` for {shape} on {target}: {advice}")]
+#[error("there is no {passes} of `{label}` for {shape} on {target}: {advice}")]
 struct NoPass {
     label: String,
-    pass: PassGroup,
+    /// `backward and no decode`.
+    passes: String,
     shape: Shape,
     target: Target,
     advice: String,
+    /// Why the first of them is missing.
     source: BuildError,
 }
 
-/// What to leave out. Where other sizes or architectures of this bundle have the pass, they are to keep it.
-fn no_pass(args: &Args, label: &str, missing: Missing) -> CliError {
-    let Missing { pass, shape, target, reason } = missing;
-    let (head_dim, dtype) = (shape.head_dim, shape.dtype);
-    let others = unique(&args.pass).into_iter().filter(|&other| other != pass).map(PassGroup::name);
-    let others = others.collect::<Vec<_>>().join(",");
+/// The passes that one shape lacks on one target, and what to leave out: where other shapes or targets of this bundle have them,
+/// they are to keep them.
+fn no_pass(args: &Args, label: &str, first: Missing, others: &[Missing]) -> CliError {
+    let Missing { pass, shape, target, reason } = first;
+    let beside = others.iter().filter(|other| (other.shape, other.target) == (shape, target));
+    let lacking: Vec<PassGroup> = [pass].into_iter().chain(beside.map(|other| other.pass)).collect();
+    let there = unique(&args.pass).into_iter().filter(|pass| !lacking.contains(pass)).map(PassGroup::name);
+    let there = there.collect::<Vec<_>>().join(",");
     let cases = unique(&args.head_dim).len() * unique(&args.dtype).len() * unique(&args.arch).len();
-    let advice = match (others.as_str(), cases) {
+    let Shape { head_dim, dtype, .. } = shape;
+    let advice = match (there.as_str(), cases) {
         ("", 1) => "nothing else was asked for".to_owned(),
         ("", _) => format!("leave D {head_dim}, {dtype} on {target} out"),
-        (others, 1) => format!("leave it out, by `--pass {others}`"),
-        (others, _) => format!(
+        (there, 1) => format!("leave it out, by `--pass {there}`"),
+        (there, _) => format!(
             "put this case into a file of its own, by `--head-dim {head_dim} --dtype {dtype} --arch {target} --pass \
-             {others}`, so that the others keep their {pass}"
+             {there}`, so that the others keep theirs"
         ),
     };
-    CliError::failure(NoPass { label: label.to_owned(), pass, shape, target, advice, source: reason })
+    let passes = lacking.iter().map(|pass| pass.name()).collect::<Vec<_>>().join(" and no ");
+    CliError::failure(NoPass { label: label.to_owned(), passes, shape, target, advice, source: reason })
 }
 
 /// Compiles every pass of every pattern, shape and architecture.
@@ -74,8 +80,9 @@ pub fn bundle(args: &Args, subjects: &[Named]) -> Result<Bundle, CliError> {
             built
         });
         let Outcome { kernels, missing } = outcome.map_err(CliError::failure)?;
-        if let Some(missing) = missing.into_iter().next() {
-            return Err(no_pass(args, label, missing));
+        let mut missing = missing.into_iter();
+        if let Some(first) = missing.next() {
+            return Err(no_pass(args, label, first, missing.as_slice()));
         }
         for Built { kernels, tuned } in kernels {
             bundle.info.tuned.extend(tuned);
