@@ -44,7 +44,7 @@ typedef struct lgk_params {
     uint64_t split_o;                                    // [B, H, splits, D] float: workspace of decode
     uint64_t split_lse;                                  // [B, H, splits] float: workspace of decode
     uint64_t split_arrivals;                             // [B, head tiles] int: workspace of decode, 0 before the first launch, left 0
-    uint64_t slot_key;                                   // [G, max_k] int: key of each cache slot; or null
+    uint64_t slot_key;                                   // [G, total_k] int: key of each cache slot; or null
     int64_t q_t, q_h;                                    // strides of a token and of a head
     int64_t k_t, k_h;
     int64_t v_t, v_h;
@@ -68,7 +68,7 @@ typedef struct lgk_params {
 } lgk_params;
 
 // Of the declaration above, from its first brace to its last: another version's kernels may take another struct.
-#define LGK_PARAMS_CRC 0x5a25df98u
+#define LGK_PARAMS_CRC 0xa8462712u
 
 // A part of the file.
 typedef struct lgk_span {

@@ -236,6 +236,7 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_backward
         const int tile = dq_tile(p, b, p.cu_q[opaque(b)], block.steps[slot].n, HeadedWalk::head_of(block.steps[slot].kind));
         __syncthreads();
         if (threadIdx.x == 0) block.fetch(slot);
+        __syncwarp();  // whole warps load matrices
         add_dq(p, tiles(), tile);
         other_products(tiles(), slot, dk, dv);
     }

@@ -89,6 +89,8 @@ struct Consumer {
     static constexpr int kSums = kHeadDim / 2;     // floats of dK a thread
     // A softcap bends S^T before lse is taken off, and leaves no registers for delta.
     static constexpr bool kAccumulatorsStart = !kSoftcap;
+    // The slope of a softcap takes, at D 64, the registers in which P^T is an operand: dV must be done before it.
+    static constexpr bool kSlopeNeedsRegisters = kSoftcap && kHeadDim == 64;
 
     const Params& p;
     const Shared& shared;
@@ -97,17 +99,14 @@ struct Consumer {
     Ring<kQueryStages> at;
     Ring<1> unit_at;
 
-    // Where we are. Opaque, so that what follows from it is computed anew wherever it is asked for: there are no registers
-    // to keep it in.
-    LG_DEVICE Ring<kQueryStages> here() const { return at; }
     LG_DEVICE int column() const { return thread % 4 * 2; }
     LG_DEVICE void sync_warpgroup() const { named_barrier_sync(kWarpgroupOnly + index, kWarpgroup); }
     LG_DEVICE void meet_consumers() const { named_barrier_sync(kMeeting, kConsumers * kWarpgroup); }
-    LG_DEVICE void await_staging() const { named_barrier_sync(staging_offered(index, here().stage()), kStagingThreads); }
-    LG_DEVICE void fill_staging() const { named_barrier_arrive(staging_filled(index, here().stage()), kStagingThreads); }
+    LG_DEVICE void await_staging() const { named_barrier_sync(staging_offered(index, at.stage()), kStagingThreads); }
+    LG_DEVICE void fill_staging() const { named_barrier_arrive(staging_filled(index, at.stage()), kStagingThreads); }
     // All that was staged is read.
     LG_DEVICE void await_read() const { named_barrier_sync(kStagingRead + index, kStagingThreads); }
-    LG_DEVICE const TileMessage& message() const { return shared.message(here()); }
+    LG_DEVICE const TileMessage& message() const { return shared.message(at); }
     LG_DEVICE const KeyUnit& unit() const { return shared.unit(Ring<1>{u32(opaque(int(unit_at.count)))}); }
 
     // A consumer zeroes the rows of its own piece that have no key. The other reads them after the first meeting.
@@ -173,7 +172,7 @@ struct Consumer {
 
     // dS^T, packed, from P^T and dP^T - delta. With a softcap from dP^T, whose delta is taken off here.
     LG_DEVICE void differentiate(u32 (&ds)[kScores / 2], const float (&s)[kScores], const float (&dp)[kScores]) const {
-        const int columns = at.stage() * kTileM + column();
+        const int columns = kSoftcap ? opaque(at.stage()) * kTileM + column() : 0;
 #pragma unroll
         for (int e = 0; e < kScores; e += 2) {
             float g[2];
@@ -193,17 +192,17 @@ struct Consumer {
     // 1 - (s / cap)^2. The capped score is recovered from its weight, log2 P = unit s / cap - lse, because there are no
     // registers to keep it in; a weight of 0 has no slope, and must not meet its infinite logarithm.
     LG_DEVICE float cap_slope(float weight, float minus_lse) const {
-        const float capped = log2_approx(weight) / exponent_unit(p) - minus_lse;
+        const float capped = log2_approx(weight) * reciprocal_approx(exponent_unit(p)) - minus_lse;
         return weight > 0.0f ? 1.0f - capped * capped : 0.0f;
     }
 
     // This consumer's 64 x 64 piece of dS K.
     LG_DEVICE void issue_dq(float (&dq)[32]) const {
         if constexpr (kHeadDim == 128) {
-            issue_product<64, kTileN>(dq, KeyColumns(shared.ds(here().stage())), KeyColumns(shared.keys() + index * panel_bytes(kTileN)),
+            issue_product<64, kTileN>(dq, KeyColumns(shared.ds(at.stage())), KeyColumns(shared.keys() + index * panel_bytes(kTileN)),
                                       kOverwrite);
         } else {
-            issue_product<64, kTileN>(dq, KeyColumns(shared.ds(here().stage()) + index * panel_bytes(kTileN)), KeyColumns(shared.keys()),
+            issue_product<64, kTileN>(dq, KeyColumns(shared.ds(at.stage()) + index * panel_bytes(kTileN)), KeyColumns(shared.keys()),
                                       kOverwrite);
         }
     }
@@ -213,7 +212,7 @@ struct Consumer {
         await_staging();
 #pragma unroll
         for (int c = 0; c < 8; ++c) {
-            const u32 place = shared.staging(index, here().stage()) + (c * kWarpgroup + thread) * 16;
+            const u32 place = shared.staging(index, at.stage()) + (c * kWarpgroup + thread) * 16;
             store_shared(place, dq[4 * c], dq[4 * c + 1], dq[4 * c + 2], dq[4 * c + 3]);
         }
         fence_async_proxy();
@@ -221,7 +220,7 @@ struct Consumer {
     }
 
     LG_DEVICE void share_ds(const u32 (&ds)[kScores / 2]) const {
-        store_fragment<kTileM>(shared.ds(here().stage()), panel_bytes(kTileN), index * 64 + thread / 32 * 16, ds);
+        store_fragment<kTileM>(shared.ds(at.stage()), panel_bytes(kTileN), index * 64 + thread / 32 * 16, ds);
         fence_async_proxy();
         meet_consumers();
     }
@@ -254,7 +253,11 @@ struct Consumer {
         pack_fragment(weights, s);
         // dV is issued before dP^T is waited for: ptxas would move that wait up, before the exponentials.
         issue_product<kHeadDim, kTileM>(dv, weights, QueryColumns(shared.out_grads(at.stage())), kAdd);
-        wgmma_wait<1>();
+        wgmma_wait<kSlopeNeedsRegisters ? 0 : 1>();
+        if constexpr (kSlopeNeedsRegisters) {
+            pin(dv);
+            pin(weights);
+        }
         pin(dp);
         differentiate(ds, s, dp);
         share_ds(ds);
@@ -262,9 +265,11 @@ struct Consumer {
         issue_dq(dq);
         issue_product<kHeadDim, kTileM>(dk, ds, QueryColumns(shared.queries(at.stage())), kAdd);
         wgmma_wait<2>();
-        pin(dv);
-        pin(weights);
-        shared.d_o.release(here());
+        if constexpr (!kSlopeNeedsRegisters) {
+            pin(dv);
+            pin(weights);
+        }
+        shared.d_o.release(at);
         wgmma_wait<1>();
         pin(dq);
         stage_dq(dq);
@@ -278,7 +283,7 @@ struct Consumer {
     LG_DEVICE void step_unseen() const {
         const u32 ds[kScores / 2] = {};
         share_ds(ds);
-        shared.d_o.release(here());
+        shared.d_o.release(at);
         float dq[32];
         issue_dq(dq);
         wgmma_wait<0>();
@@ -336,7 +341,7 @@ struct Consumer {
         receive_keys();
         for (bool last = false; !last;) {
             last = step(dk, dv);
-            shared.q.release(here());
+            shared.q.release(at);
             at.advance();
         }
         shared.kv.release(unit_at);
@@ -349,8 +354,8 @@ struct Consumer {
         meet_consumers();
         await_staging();
         fill_staging();
-        shared.q.release(here());
-        shared.d_o.release(here());
+        shared.q.release(at);
+        shared.d_o.release(at);
         at.advance();
     }
 

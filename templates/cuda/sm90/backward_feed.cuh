@@ -286,6 +286,7 @@ struct DqAdder {
         int* turn = p.dq_turn + tile;
         const bool first = lane == 0 && await_turn(turn, message);
         for (int consumer = 0; consumer < kConsumers; ++consumer) {
+            __syncwarp();  // lane 0 was elsewhere, and the barrier is for whole warps
             named_barrier_sync(staging_filled(consumer, buffer), kStagingThreads);
             if (lane == 0) {
                 float* piece = dq_piece(p, tile, consumer);
