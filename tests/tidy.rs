@@ -25,7 +25,7 @@ const CODEGEN_ORDER: [&[&str]; 10] = [
 ];
 
 /// The only files that may contain `unsafe` code.
-const UNSAFE: [&str; 10] = [
+const UNSAFE: [&str; 11] = [
     "codegen/src/cuda/nvrtc.rs",
     "codegen/src/cpu/jit.rs",
     "runtime/src/driver/",
@@ -36,6 +36,7 @@ const UNSAFE: [&str; 10] = [
     "runtime/src/cpu/",
     "runtime/src/ops/gemm.rs",
     "runtime/src/model/mapped.rs",
+    "tests/emulator/src/driver/",
 ];
 
 fn root() -> &'static Path {
@@ -62,7 +63,7 @@ fn files(folder: &str, extensions: &[&str]) -> Vec<(PathBuf, String)> {
 }
 
 fn rust_sources() -> Vec<(PathBuf, String)> {
-    ["src", "codegen/src", "runtime/src", "macros/src", "templates"]
+    ["src", "codegen/src", "runtime/src", "macros/src", "templates", "tests/emulator/src"]
         .iter()
         .flat_map(|folder| files(folder, &["rs"]))
         .collect()
