@@ -52,7 +52,11 @@ fn trials(nvrtc: Option<Nvrtc>) -> Vec<Trial> {
             add(&case, family, Shape { head_dim: 128, dtype, softcap: true, sink_logit: true });
             // At D 64 the presets have no softcap, which takes registers of its own.
             if ["full", "blocks", "listed"].contains(&case.name.as_str()) {
-                add(&case, family, Shape { head_dim: 64, dtype: Dtype::Fp16, softcap: true, sink_logit: true });
+                add(
+                    &case,
+                    family,
+                    Shape { head_dim: 64, dtype: Dtype::Fp16, softcap: true, sink_logit: true },
+                );
             }
         }
     }

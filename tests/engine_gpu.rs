@@ -43,7 +43,9 @@ impl Machine {
     fn find() -> Result<Machine, String> {
         cuda::nvrtc()?;
         let emulator = match driver_version() {
-            Err(GpuError::NoDriver) => Some(longgen_emulator::stand_in()?),
+            Err(GpuError::NoDriver) => {
+                Some(longgen_emulator::stand_in().expect("the emulator is built with the tests"))
+            }
             _ => None,
         };
         let emulated = emulator.is_some();

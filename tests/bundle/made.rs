@@ -31,7 +31,7 @@ mod build_script;
 #[path = "../../examples/build_time/src/kernels.rs"]
 mod built_in;
 
-fn has_nvrtc() -> bool {
+pub fn has_nvrtc() -> bool {
     let found = cuda::nvrtc();
     if let Err(reason) = &found {
         eprintln!("skipped: {reason}");
@@ -39,7 +39,7 @@ fn has_nvrtc() -> bool {
     found.is_ok()
 }
 
-fn lgc(cache: &Path, arguments: &[&str]) -> String {
+pub fn lgc(cache: &Path, arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lgc"));
     command.args(arguments).env("LONGGEN_CACHE", cache);
     // The cache of this test is another than the one that NVRTC may lie in.

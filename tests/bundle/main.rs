@@ -2,6 +2,7 @@
 
 mod format;
 mod hosts;
+mod launched;
 mod made;
 
 use longgen_codegen::artifact::{Argument, CompiledKernel, KernelEntry, Manifest, StructLayout};

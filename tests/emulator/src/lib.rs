@@ -12,4 +12,4 @@ mod driver;
 mod machine;
 mod ptx;
 
-pub use driver::stand_in;
+pub use driver::{library, stand_in};

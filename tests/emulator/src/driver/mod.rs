@@ -14,21 +14,24 @@ mod streams;
 
 use std::path::PathBuf;
 
-/// Loads the emulator as the driver of this process, and says where it is: the file is a cuBLASLt, too. To be called before
-/// anything opens a driver.
+/// The library: what a program finds as its driver where this file is called `libcuda.so.1`. It is a cuBLASLt, too.
 ///
 /// # Errors
 /// What is missing, in words.
-pub fn stand_in() -> Result<PathBuf, String> {
+pub fn library() -> Result<PathBuf, String> {
     let test = std::env::current_exe().map_err(|error| error.to_string())?;
     let name = format!("{}longgen_emulator{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
-    let beside =
-        |folder: Option<PathBuf>| folder.map(|folder| folder.join(&name)).filter(|file| file.is_file());
-    let folder = test.parent().map(PathBuf::from);
-    let above = folder.as_ref().and_then(|folder| folder.parent()).map(PathBuf::from);
-    let file = beside(folder)
-        .or_else(|| beside(above))
-        .ok_or_else(|| format!("there is no {name} beside the test"))?;
+    let folders = test.ancestors().skip(1).take(2);
+    let file = folders.map(|folder| folder.join(&name)).find(|file| file.is_file());
+    file.ok_or_else(|| format!("there is no {name} beside {}", test.display()))
+}
+
+/// Loads the library as the driver of this process, and says where it is. To be called before anything opens a driver.
+///
+/// # Errors
+/// As [`library`]; that it does not load.
+pub fn stand_in() -> Result<PathBuf, String> {
+    let file = library()?;
     // SAFETY: the library is the one beside this test; it has no initialisers.
     let library = unsafe { libloading::os::unix::Library::open(Some(&file), libloading::os::unix::RTLD_NOW) };
     std::mem::forget(library.map_err(|error| error.to_string())?);
