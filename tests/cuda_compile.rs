@@ -47,6 +47,13 @@ fn trials(nvrtc: Option<Nvrtc>) -> Vec<Trial> {
                 }
             }
         }
+        for head_dim in [96, 192, 256] {
+            if family == Family::Sm80 {
+                let dtype = Dtype::Bf16;
+                let shape = Shape { head_dim, dtype, softcap: true, sink_logit: true };
+                add(&Case::preset("longgen-stride"), family, shape);
+            }
+        }
         for case in cuda::small_patterns() {
             let dtype = Dtype::Bf16;
             add(&case, family, Shape { head_dim: 128, dtype, softcap: true, sink_logit: true });

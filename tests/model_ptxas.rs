@@ -29,7 +29,9 @@ fn trials(nvrtc: Option<Nvrtc>) -> Vec<Trial> {
     let mut trials = Vec::new();
     let ignored = nvrtc.is_none();
     for target in [Family::Sm80, Family::Sm90].map(Target::of_family) {
-        for head_dim in [64, 128] {
+        // Others than these two are the plainer family's on every target.
+        let large = if target.family() == Family::Sm80 { &[96, 192, 256][..] } else { &[] };
+        for &head_dim in [64, 128].iter().chain(large) {
             let shape = Shape::plain(head_dim, Dtype::Bf16);
             for pass in Pass::ALL.into_iter().filter(|pass| pass.exists(target.family(), &shape)) {
                 let nvrtc = nvrtc.clone();

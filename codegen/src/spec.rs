@@ -139,8 +139,6 @@ impl Pass {
             Pass::BackwardFused => hopper || family == Family::Sm80 && shape.head_dim == 128,
             // The sums of both families have one layout.
             Pass::BackwardConvertDq => family == Family::Sm80 && matches!(shape.head_dim, 64 | 128),
-            // A warp of the decode kernel holds the output of 16 heads in registers: 256 columns are too many.
-            Pass::Decode => family == Family::Sm80 && shape.head_dim <= 192,
             _ => family == Family::Sm80,
         }
     }

@@ -14,10 +14,11 @@ use rayon::prelude::*;
 use crate::{Machine, Test};
 
 /// All tests.
-pub const ALL: [(&str, Test); 8] = [
+pub const ALL: [(&str, Test); 9] = [
     ("model::loss_and_logits", loss_and_logits),
     ("model::gradients", gradients),
     ("model::updates_lower_the_loss", updates_lower_the_loss),
+    ("model::wide_heads", wide_heads),
     ("model::decoding", decoding),
     ("model::long_decoding", long_decoding),
     ("model::batches", batches),
@@ -62,9 +63,18 @@ struct Setting {
 
 impl Setting {
     fn new(pattern: &str, tied: bool) -> Result<Setting, Failed> {
+        Setting::with_heads(pattern, tied, (8, 2, 64))
+    }
+
+    /// Query heads, KV heads, head dimension.
+    fn with_heads(
+        pattern: &str,
+        tied: bool,
+        (heads, kv_heads, d): (usize, usize, usize),
+    ) -> Result<Setting, Failed> {
         let config = format!(
             r#"{{"model_type": "llama", "hidden_size": 256, "intermediate_size": 520, "num_hidden_layers": 3,
-                "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 301,
+                "num_attention_heads": {heads}, "num_key_value_heads": {kv_heads}, "head_dim": {d}, "vocab_size": 301,
                 "initializer_range": 0.06, "rms_norm_eps": 1e-5, "tie_word_embeddings": {tied},
                 "max_position_embeddings": 8192}}"#
         );
@@ -151,37 +161,46 @@ fn loss_and_logits(machine: &Machine) -> Result<(), Failed> {
 }
 
 fn gradients(machine: &Machine) -> Result<(), Failed> {
-    for (pattern, tied) in patterns(machine).iter().zip([true, false, false, false]) {
-        let setting = Setting::new(pattern, tied)?;
-        let (model, _) = setting.gpu(machine, GpuUse::Train)?;
-        let batch = batch(&setting)?;
-        let mut state = GpuTrainState::new(model, batch.tokens().len())?;
-        let zeros = Params::zeros(setting.weights.table().clone());
-        state.load(&setting.weights, &zeros, &zeros)?;
-        // Twice, so that accumulation shows.
-        let loss = state.add_gradients(&batch, 0.002)?;
-        state.add_gradients(&batch, 0.002)?;
-        let mut expected = zeros;
-        let scale = 0.004;
-        let expected_loss = setting.model.loss_and_gradients(
-            &setting.weights,
-            &batch,
-            scale,
-            Recompute::Layers,
-            &mut expected,
-        )?;
-        close("loss", &[loss as f32], &[expected_loss as f32], BF16)?;
-        let found = state.gradients().to_vec()?;
-        for entry in expected.table().entries() {
-            let at = entry.range();
-            // Gradients pass through every rounding of forward and backward.
-            close(&entry.name, &found[at.clone()], &expected.data()[at], 2.0 * BF16)?;
-        }
-        let norm: f64 = found.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
-        let difference = (state.gradient_norm()? / norm - 1.0).abs();
-        if difference > 1e-9 {
-            return Err(format!("the norm differs by {difference:e}").into());
-        }
+    let plans = patterns(machine).iter().zip([true, false, false, false]);
+    plans.into_iter().try_for_each(|(pattern, tied)| check_gradients(machine, &Setting::new(pattern, tied)?))
+}
+
+/// Heads of 256, as Gemma's: gradients, and decoding.
+fn wide_heads(machine: &Machine) -> Result<(), Failed> {
+    let setting = Setting::with_heads(PATTERNS[1], false, (2, 1, 256))?;
+    check_gradients(machine, &setting)?;
+    check_decoding(machine, &setting, &[[45, 16, 9]])
+}
+
+fn check_gradients(machine: &Machine, setting: &Setting) -> Result<(), Failed> {
+    let (model, _) = setting.gpu(machine, GpuUse::Train)?;
+    let batch = batch(setting)?;
+    let mut state = GpuTrainState::new(model, batch.tokens().len())?;
+    let zeros = Params::zeros(setting.weights.table().clone());
+    state.load(&setting.weights, &zeros, &zeros)?;
+    // Twice, so that accumulation shows.
+    let loss = state.add_gradients(&batch, 0.002)?;
+    state.add_gradients(&batch, 0.002)?;
+    let mut expected = zeros;
+    let scale = 0.004;
+    let expected_loss = setting.model.loss_and_gradients(
+        &setting.weights,
+        &batch,
+        scale,
+        Recompute::Layers,
+        &mut expected,
+    )?;
+    close("loss", &[loss as f32], &[expected_loss as f32], BF16)?;
+    let found = state.gradients().to_vec()?;
+    for entry in expected.table().entries() {
+        let at = entry.range();
+        // Gradients pass through every rounding of forward and backward.
+        close(&entry.name, &found[at.clone()], &expected.data()[at], 2.0 * BF16)?;
+    }
+    let norm: f64 = found.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+    let difference = (state.gradient_norm()? / norm - 1.0).abs();
+    if difference > 1e-9 {
+        return Err(format!("the norm differs by {difference:e}").into());
     }
     Ok(())
 }
@@ -234,7 +253,10 @@ fn long_decoding(machine: &Machine) -> Result<(), Failed> {
 
 /// Prompts in chunks, then token by token; the reference computes the whole sequence at once, without a cache.
 fn decode(machine: &Machine, pattern: &str, sizes: &[[usize; 3]]) -> Result<(), Failed> {
-    let setting = Setting::new(pattern, false)?;
+    check_decoding(machine, &Setting::new(pattern, false)?, sizes)
+}
+
+fn check_decoding(machine: &Machine, setting: &Setting, sizes: &[[usize; 3]]) -> Result<(), Failed> {
     let (model, weights) = setting.gpu(machine, GpuUse::Decode)?;
     for &[prompt, chunk, new] in sizes {
         let tokens = setting.tokens(prompt + new, 7);
@@ -246,7 +268,7 @@ fn decode(machine: &Machine, pattern: &str, sizes: &[[usize; 3]]) -> Result<(), 
         for part in tokens[..prompt].chunks(chunk) {
             logits = decoder.extend(0, part)?;
         }
-        let name = |what: &str| format!("{what}: {pattern}, prompt {prompt}, chunk {chunk}");
+        let name = |what: &str| format!("{what}: prompt {prompt}, chunk {chunk}");
         close(&name("prompt"), &logits, row(prompt - 1), BF16)?;
         let mut found = Vec::new();
         for &token in &tokens[prompt..] {

@@ -35,7 +35,7 @@ pub struct Job {
     pub specs: Vec<KernelSpec>,
 }
 
-/// A pass that no way of computing it has all kernels of: large heads do not fit the registers of a backward, nor of decoding.
+/// A pass that no way of computing it has all kernels of: not every head dimension fits the registers of a backward.
 #[derive(Debug, thiserror::Error)]
 #[error("there is no {pass} for {shape} on {target}")]
 pub struct Missing {

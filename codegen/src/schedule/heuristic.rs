@@ -1,6 +1,6 @@
 //! The first choice of tiles: a pure function of pass, shape and target. Measures nothing.
 
-use super::Schedule;
+use super::{Schedule, column_parts};
 use crate::spec::{Pass, Shape};
 use crate::target::{Family, Target};
 
@@ -44,14 +44,16 @@ pub fn candidates(pass: Pass, family: Family, shape: &Shape, target: Target) -> 
         (Pass::BackwardDkv, _) => match (d, roomy) {
             (..=64, _) => vec![warps(64, 64, 2, 128), warps(32, 64, 2, 128)],
             (..=128, true) => vec![warps(32, 64, 2, 128), warps(16, 64, 2, 128)],
+            // Two blocks of keys, each with a warp for each part of the columns.
+            (192 | 256, _) => [32, 16].map(|tile_m| warps(tile_m, 32, 2, 64 * column_parts(d))).to_vec(),
             (_, true) => vec![warps(16, 32, 2, 64)],
             (_, false) => vec![warps(16, 16, 2, 32)],
         },
         (Pass::BackwardDq, _) => match (d, roomy) {
             (..=64, _) => vec![warps(128, 64, 2, 128), warps(64, 64, 2, 128), warps(64, 32, 2, 128)],
             (..=128, true) => vec![warps(64, 64, 2, 128), warps(64, 32, 2, 128)],
-            (_, true) => vec![warps(32, 32, 2, 64), warps(32, 16, 2, 64)],
-            (_, false) => vec![warps(16, 16, 2, 32)],
+            (_, true) => vec![warps(64, 32, 2, 128), warps(32, 32, 2, 64), warps(32, 16, 2, 64)],
+            (_, false) => vec![warps(32, 16, 2, 64), warps(16, 16, 2, 32)],
         },
         (Pass::Decode, _) => match (d, roomy) {
             (..=64, _) | (..=128, true) => vec![warps(16, 64, 3, 128)],

@@ -111,7 +111,7 @@ impl Schedule {
         range("stages", self.stages, 1, 8)?;
         multiple("threads", self.threads, 32)?;
         range("threads", self.threads, 32, target.max_threads_per_block())?;
-        self.check_warps(pass, family)?;
+        self.check_warps(pass, family, shape)?;
         let needed = smem_bytes(pass, family, shape, self);
         let available = target.smem_per_block_bytes();
         if needed > available {
@@ -121,7 +121,7 @@ impl Schedule {
     }
 
     /// Whether the warps can be laid over the tile.
-    fn check_warps(&self, pass: Pass, family: Family) -> Result<(), IllegalSchedule> {
+    fn check_warps(&self, pass: Pass, family: Family, shape: &Shape) -> Result<(), IllegalSchedule> {
         let refuse = |reason: String| Err(IllegalSchedule::Warps { pass, family, reason });
         if pass.is_tiled() && family == Family::Sm90 {
             let expected = (self.consumers + 1) * 128;
@@ -143,11 +143,21 @@ impl Schedule {
         if self.consumers != 0 {
             return refuse(format!("consumers = {}, but the kernel is not warp-specialised", self.consumers));
         }
-        let warps = self.threads / 32;
+        let mut warps = self.threads / 32;
         // Each warp owns blocks of 16 rows: of queries, or of keys where a block holds a tile of keys.
         let rows = match pass {
             Pass::Forward | Pass::BackwardDq => self.tile_m,
-            Pass::BackwardDkv | Pass::Decode => self.tile_n,
+            Pass::Decode => self.tile_n,
+            Pass::BackwardDkv => {
+                let parts = column_parts(shape.head_dim);
+                if !warps.is_multiple_of(parts) {
+                    return refuse(format!(
+                        "{warps} warps are no multiple of the {parts} that share their keys"
+                    ));
+                }
+                warps /= parts;
+                self.tile_n
+            }
             // A pair of warps owns 32 keys, and nothing can be chosen.
             Pass::BackwardFused if (self.tile_m, self.tile_n, warps) == (64, 128, 8) => {
                 return range("stages", self.stages, 2, 8);
@@ -162,6 +172,16 @@ impl Schedule {
             return refuse(format!("{warps} warps of 16 rows do not divide {rows} rows"));
         }
         range("stages", self.stages, 2, 8)
+    }
+}
+
+/// Warps that own the same keys in the split backward, each with its part of the columns of dK and dV: as many as leave a warp
+/// registers for it, and columns that are a power of two.
+pub const fn column_parts(head_dim: u32) -> u32 {
+    match head_dim {
+        192 => 3,
+        256 => 2,
+        _ => 1,
     }
 }
 

@@ -185,10 +185,10 @@ fn check_widths(config: &LlamaConfig) -> Result<(), ModelError> {
         }
     }
     let d = config.head_dim;
-    // Decoding and the backward hold rows of the output in registers, and have no room for more.
-    if !d.is_multiple_of(32) || !(32..=192).contains(&d) {
+    // Rows of the output are held in registers, which have no room for more.
+    if !d.is_multiple_of(32) || !(32..=256).contains(&d) {
         return wrong(format!(
-            "`head_dim` is {d}; the engine's GPU kernels take multiples of 32 from 32 to 192; use --device cpu"
+            "`head_dim` is {d}; the engine's GPU kernels take multiples of 32 from 32 to 256; use --device cpu"
         ));
     }
     Ok(())

@@ -5,7 +5,8 @@
 //
 // summed over the queries i that see j and over the query heads of the KV head; s' is 1 without a softcap. All products are
 // taken transposed (rows are keys): P^T and dS^T come out of one mma in the registers where the next wants its left operand,
-// so neither passes through shared memory. Each warp owns kBlocks x 16 keys with their dK and dV in registers.
+// so neither passes through shared memory. Each warp owns kBlocks x 16 keys with their dK and dV in registers. Where D is too wide
+// for that, kParts warps own the same keys: each makes their scores and dP for itself, and keeps its part of the columns.
 //
 //   grid    x = ceil(max_k / kTileN); y = G; z = B                                           block  kThreads
 //   K, V    kTileN x D        Q, dO   kTileM x D, each kStages deep        S^T, dP^T   kTileN x kTileM in registers
@@ -20,8 +21,8 @@
 //
 // Synchronisation. Step t uses slot t mod kStages, whose copies are one group. The wait leaves the newest kStages - 2 groups
 // unfinished, that is, step t's is done; the barrier behind it shows the data to all warps and says that all are done with
-// step t - 1, whose slot takes the copies of step t + kStages - 1. K and V come with the first group. Their rows are read and
-// overwritten by their own warp only.
+// step t - 1, whose slot takes the copies of step t + kStages - 1. K and V come with the first group. They are overwritten behind
+// the last barrier, each warp's rows of the staging area by itself alone.
 //
 // Query rows past the end of the sequence are zeros in Q and dO: whatever their P, they add nothing.
 #include "params.cuh"
@@ -33,9 +34,13 @@
 
 namespace lg {
 
-constexpr int kWarps = kThreads / kWarpSize;
-constexpr int kBlocks = kTileN / (16 * kWarps);
-static_assert(kTileN == kBlocks * 16 * kWarps, "a warp owns a whole number of 16-key blocks");
+constexpr int kParts = kHeadDim == 256 ? 2 : kHeadDim == 192 ? 3 : 1;
+constexpr int kColumns = kHeadDim / kParts;  // of dK and dV that a warp keeps
+static_assert(kParts == 1 || (kColumns & (kColumns - 1)) == 0, "products begin at multiples of a power of two");
+constexpr int kKeyWarps = kThreads / kWarpSize / kParts;
+constexpr int kBlocks = kTileN / (16 * kKeyWarps);
+static_assert(kTileN == kBlocks * 16 * kKeyWarps, "a warp owns a whole number of 16-key blocks");
+static_assert(kThreads == kKeyWarps * kParts * kWarpSize, "every key has a warp for each part");
 static_assert(kTileM % 16 == 0 && kHeadDim % 16 == 0, "tiles are multiples of the mma shape");
 static_assert(kStages >= 2, "one slot is computed on while the others fill");
 
@@ -55,7 +60,7 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_backward
     const int keys = min_int(kTileN, seq.k_len - n * kTileN);
     if (keys <= 0) return;
     const int first_key = seq.k_begin + n * kTileN;
-    const int warp_key = threadIdx.x / kWarpSize * kBlocks * 16;
+    const int warp = threadIdx.x / kWarpSize, warp_key = warp / kParts * kBlocks * 16, first_column = warp % kParts * kColumns;
 
     const KeyTile k_tile{shared_address(dynamic_shared)}, v_tile = k_tile.rows_from(kTileN);
     const QueryRing q_ring{v_tile.rows_from(kTileN).base};
@@ -83,7 +88,7 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_backward
         start_copy(stage, stage);
     }
 
-    Accumulator<kBlocks, kHeadDim> dk, dv;
+    Accumulator<kBlocks, kColumns> dk, dv;
     dk.clear();
     dv.clear();
 
@@ -108,14 +113,14 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_backward
 
         Fragments<kBlocks, kTileM> left;  // P^T, then dS^T
         column_probabilities(scores, left, lse_ring + slot * kStatsBytes, score);
-        multiply_ab(dv, left, do_tile);
+        multiply_ab(dv, left, do_tile, first_column);
 
         Accumulator<kBlocks, kTileM> dp;  // dP^T, then dS^T
         dp.clear();
         multiply_abt(dp, v_tile.rows_from(warp_key), do_tile);
         column_score_gradients(dp, scores, delta_ring + slot * kStatsBytes);
         to_fragments(left, dp);
-        multiply_ab(dk, left, q_tile);
+        multiply_ab(dk, left, q_tile, first_column);
         tiles.advance();
     }
     wait_copies<0>();
@@ -123,8 +128,9 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_backward
 
     dk.scale(p.scale);
     const int token = load_sequence(p, b).k_begin + n * kTileN + warp_key;  // read again: one register less in the loop
-    store_warp_rows(row_of(static_cast<Half*>(p.dk), token, p.dk_t, g, p.dk_h), p.dk_t, keys - warp_key,
-                    k_tile.rows_from(warp_key), dk);
-    store_warp_rows(row_of(static_cast<Half*>(p.dv), token, p.dv_t, g, p.dv_h), p.dv_t, keys - warp_key,
-                    v_tile.rows_from(warp_key), dv);
+    const SharedTile<kColumns> dk_staging{k_tile.base}, dv_staging{v_tile.base};
+    store_warp_rows(row_of(static_cast<Half*>(p.dk), token, p.dk_t, g, p.dk_h) + first_column, p.dk_t, keys - warp_key,
+                    dk_staging.rows_from(warp * kBlocks * 16), dk);
+    store_warp_rows(row_of(static_cast<Half*>(p.dv), token, p.dv_t, g, p.dv_h) + first_column, p.dv_t, keys - warp_key,
+                    dv_staging.rows_from(warp * kBlocks * 16), dv);
 }

@@ -1,7 +1,7 @@
 //! Registers and occupancy, predicted from what each template keeps in registers.
 
 use super::machine::GpuMachine;
-use crate::schedule::{Schedule, smem_bytes};
+use crate::schedule::{Schedule, column_parts, smem_bytes};
 use crate::spec::{Pass, Shape};
 use crate::target::Family;
 
@@ -30,14 +30,15 @@ pub fn predicted_registers(pass: Pass, family: Family, shape: &Shape, schedule: 
         (Pass::Forward, Family::Sm80) => {
             let (rows, most) = (tile_m / warps, 32);
             let scores = fragment(rows, tile_n);
-            of((40.0, 1.25), fragment(rows, d), (2.0, scores.min(most)))
+            of((38.0, 1.25), fragment(rows, d), (2.0, scores.min(most)))
                 + 4.0 * f64::from(stages.saturating_sub(2))
                 + 1.5 * f64::from(scores.saturating_sub(most))
         }
         // dK and dV of the warp's keys, and scores and dP of them.
         (Pass::BackwardDkv, _) => {
-            let keys = tile_n / warps;
-            of((62.0, 1.1), 2 * fragment(keys, d), (1.2, 2 * fragment(keys, tile_m)))
+            let parts = column_parts(d);
+            let keys = tile_n * parts / warps;
+            of((62.0, 1.1), 2 * fragment(keys, d / parts), (1.2, 2 * fragment(keys, tile_m)))
         }
         // dQ of the warp's rows, and scores and dP of them.
         (Pass::BackwardDq, _) => {
@@ -45,7 +46,7 @@ pub fn predicted_registers(pass: Pass, family: Family, shape: &Shape, schedule: 
             of((66.0, 1.15), fragment(rows, d), (1.07, 2 * fragment(rows, tile_n)))
         }
         // O of 16 heads, and the warp's keys.
-        (Pass::Decode, _) => of((88.0, 0.85), fragment(16, d), (0.55, fragment(tile_n / warps, d))),
+        (Pass::Decode, _) => of((88.0, 0.8), fragment(16, d), (0.55, fragment(tile_n / warps, d))),
         (Pass::BackwardFused | Pass::BackwardOrdered, Family::Sm80) => f64::from(MOST_REGISTERS),
         _ => 40.0,
     };

@@ -10,7 +10,7 @@ use super::plan::{GpuPlan, PlannedKernel};
 use super::registers::{occupancy, predicted_registers};
 use crate::model::workload::samples;
 use crate::plan::{Extent, TileKind, TilePlan, TileShape};
-use crate::schedule::{PIECE_KEYS, Schedule};
+use crate::schedule::{PIECE_KEYS, Schedule, column_parts};
 use crate::spec::Pass;
 use crate::target::Family;
 
@@ -127,10 +127,12 @@ fn tiled(machine: &GpuMachine, workload: &GpuWorkload<'_>, kernel: &PlannedKerne
     let Schedule { tile_m, tile_n, threads, stages, consumers } = kernel.schedule;
     let d = f64::from(work.head_dim);
     let pairs = f64::from(tile_m) * f64::from(tile_n);
+    let parts = f64::from(column_parts(work.head_dim));
     let products = match kernel.pass {
         Pass::Forward => 2.0,
         Pass::BackwardDq => 3.0,
-        Pass::BackwardDkv => 4.0,
+        // Scores and dP anew for each part of the columns.
+        Pass::BackwardDkv => 2.0 + 2.0 * parts,
         _ => 5.0,
     };
     let flops = 2.0 * products * pairs * d;
@@ -152,7 +154,7 @@ fn tiled(machine: &GpuMachine, workload: &GpuWorkload<'_>, kernel: &PlannedKerne
         // Each warp reads the whole tile of the other side for each of its products. The fused kernel's reads both operands of 32
         // by 32 scores, twice, and of as much of dQ, and for 32 by 64 of dK and of dV half of the left one.
         let others = match kernel.pass {
-            Pass::BackwardDkv => products * f64::from(tile_m),
+            Pass::BackwardDkv => (2.0 + 2.0 / parts) * f64::from(tile_m),
             Pass::BackwardFused => 4.25 * f64::from(tile_m),
             _ => products * f64::from(tile_n),
         };
