@@ -25,7 +25,5 @@ extern "C" __global__ void embedding_backward(const lg::Half* d_x, const int* to
 #pragma unroll
         for (int n = 0; n < kOctet; ++n) sum.x[n] += d.x[n];
     }
-    float* row = d_table + i64(tokens[order[first]]) * width + octet * kOctet;
-#pragma unroll
-    for (int n = 0; n < kOctet; ++n) row[n] += sum.x[n];
+    add_octet(d_table + i64(tokens[order[first]]) * width, octet, sum);
 }

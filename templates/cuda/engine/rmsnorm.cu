@@ -64,8 +64,7 @@ extern "C" __global__ void rmsnorm_weight_gradient(const lg::Half* x, const floa
 #pragma unroll
         for (int n = 0; n < kOctet; ++n) sum.x[n] += d.x[n] * a.x[n] * scale;
     }
-#pragma unroll
-    for (int n = 0; n < kOctet; ++n) partial[i64(blockIdx.y) * width + octet * kOctet + n] = sum.x[n];
+    store_octet(partial + i64(blockIdx.y) * width, octet, sum);
 }
 
 extern "C" __global__ void add_strips(const float* partial, float* d_w, int strips, int width) {

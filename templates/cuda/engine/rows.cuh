@@ -23,6 +23,20 @@ LG_DEVICE void store_octet(Half* row, i64 octet, const Octet& o) {
                                             pack_half2(o.x[4], o.x[5]), pack_half2(o.x[6], o.x[7])};
 }
 
+// Eight numbers of a row of f32.
+LG_DEVICE void store_octet(float* row, i64 octet, const Octet& o) {
+    float4* to = reinterpret_cast<float4*>(row) + 2 * octet;
+    to[0] = {o.x[0], o.x[1], o.x[2], o.x[3]};
+    to[1] = {o.x[4], o.x[5], o.x[6], o.x[7]};
+}
+
+LG_DEVICE void add_octet(float* row, i64 octet, const Octet& o) {
+    const float4* old = reinterpret_cast<const float4*>(row) + 2 * octet;
+    const float4 a = old[0], b = old[1];
+    store_octet(row, octet, {{a.x + o.x[0], a.y + o.x[1], a.z + o.x[2], a.w + o.x[3], b.x + o.x[4], b.y + o.x[5],
+                              b.z + o.x[6], b.w + o.x[7]}});
+}
+
 // Weights that are read once should not push activations out of the first-level cache.
 LG_DEVICE uint4 load_once(const Half* row, i64 octet) {
     uint4 raw;

@@ -74,6 +74,12 @@ LG_DEVICE void store_shared_float(u32 to, float value) {
     asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(value) : "memory");
 }
 
+// 16 bytes to a 16-byte aligned address. As an assignment the compiler may make four stores of it, each of a quarter of a sector.
+LG_DEVICE void store_global_chunk(void* to, uint4 bits) {
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(bits.x), "r"(bits.y), "r"(bits.z), "r"(bits.w)
+                 : "memory");
+}
+
 // Stores a warp's left operand into its rows of a shared tile, from a column on. `lane` is the calling lane's number.
 template <int kBlocks, int kColumns, int kTileColumns>
 LG_DEVICE void store_fragments(SharedTile<kTileColumns> to, int first_column, const Fragments<kBlocks, kColumns>& from, u32 lane) {
@@ -120,7 +126,7 @@ LG_DEVICE void store_warp_rows(Half* to, i64 row_stride, int rows, SharedTile<kC
         asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
                      : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w)
                      : "r"(staging.chunk(row, c)));
-        *reinterpret_cast<uint4*>(to + row * row_stride + c * kChunkHalves) = bits;
+        store_global_chunk(to + row * row_stride + c * kChunkHalves, bits);
     }
 }
 

@@ -1,5 +1,8 @@
 //! What the driver remembers: one device, one lock.
 
+use std::ffi::OsStr;
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::sys::CUresult;
@@ -125,6 +128,7 @@ impl State {
                 let seed = setting("LONGGEN_EMULATOR_SEED", 1u64)
                     .wrapping_mul(0x1000_0001)
                     .wrapping_add(self.launches);
+                let report = std::env::var_os("LONGGEN_EMULATOR_COUNTS");
                 let launch = Launch {
                     entry: &module.entries[*entry],
                     globals: &module.globals,
@@ -134,10 +138,22 @@ impl State {
                     dynamic_smem_bytes: *smem_bytes,
                     resident: (MULTIPROCESSORS * blocks_per_multiprocessor(*threads, *smem_bytes)) as usize,
                     seed,
+                    counts: report.is_some(),
                 };
-                run(&mut self.memory, &launch)?;
+                let counts = run(&mut self.memory, &launch)?;
+                if let (Some(file), Some(counts)) = (report, counts) {
+                    append(&file, &counts.table(launch.entry).to_string());
+                }
             }
         }
         Ok(())
+    }
+}
+
+/// Adds a launch's counts to a user's file.
+fn append(file: &OsStr, text: &str) {
+    let opened = OpenOptions::new().create(true).append(true).open(file);
+    if let Err(error) = opened.and_then(|mut file| writeln!(file, "{text}")) {
+        eprintln!("emulator: {}: {error}", file.display());
     }
 }

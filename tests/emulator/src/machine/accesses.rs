@@ -2,14 +2,44 @@
 
 use super::Fault;
 use super::block::Room;
+use super::counts::Access;
 use super::grid::World;
 use super::registers::{LANES, lanes};
 use super::warp::Warp;
 use crate::ptx::{
-    Atomic, LOCAL_WINDOW, Operand, PARAMETER_WINDOW, Place, SHARED_WINDOW, Space, Type, WINDOW_MASK,
+    Atomic, LOCAL_WINDOW, Op, Operand, PARAMETER_WINDOW, Place, SHARED_WINDOW, Space, Type, WINDOW_MASK,
 };
 
 impl Warp {
+    /// Where an instruction accesses shared or global memory, if it does.
+    pub(super) fn access(&self, op: &Op, active: u32) -> Option<Access> {
+        let (space, address, bytes, active) = match op {
+            Op::Load { kind, place, to } => (place.space, place.address, kind.bytes() * to.len(), active),
+            Op::Store { kind, place, from } => {
+                (place.space, place.address, kind.bytes() * from.len(), active)
+            }
+            Op::Atomic { op, kind, place, from, .. } => {
+                let elements = if *op == Atomic::CompareAndSwap { 1 } else { from.len() };
+                (place.space, place.address, kind.bytes() * elements, active)
+            }
+            // Eight lanes give the rows of a matrix.
+            Op::Matrices { registers, address, .. } => {
+                let lanes = u32::MAX >> (LANES - 8 * registers.len());
+                (Space::Shared, *address, 16, lanes)
+            }
+            Op::CopyAsync { to, bytes, .. } => (Space::Shared, *to, *bytes, active),
+            _ => return None,
+        };
+        let all = self.addresses(address);
+        let (space, _) = specific(space, all[active.trailing_zeros() as usize % LANES]);
+        let addresses = lanes(active).map(|lane| specific(space, all[lane]).1).collect();
+        match space {
+            Space::Shared => Some(Access::Shared { addresses, bytes }),
+            Space::Global | Space::Generic => Some(Access::Global { addresses, bytes }),
+            _ => None,
+        }
+    }
+
     /// Memory of one lane.
     pub(super) fn bytes<'a>(
         &'a mut self,

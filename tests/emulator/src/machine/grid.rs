@@ -2,6 +2,7 @@
 
 use super::Fault;
 use super::block::{Block, Progress};
+use super::counts::Counts;
 use super::memory::Memory;
 use super::random::Random;
 use crate::ptx::{Entry, GLOBALS_BASE, PARAMETER_WINDOW};
@@ -21,6 +22,8 @@ pub struct Launch<'a> {
     pub resident: usize,
     /// Decides everything that the hardware leaves open.
     pub seed: u64,
+    /// Count what it takes.
+    pub counts: bool,
 }
 
 /// What the warps of a launch share.
@@ -31,23 +34,26 @@ pub(super) struct World<'a> {
     pub random: Random,
     /// Counts what may let a waiting warp go on: stores, arrivals, copies that took place.
     pub events: u64,
+    pub counts: Option<Counts>,
 }
 
 /// Turns without an event after which nobody will go on any more: everybody asks for what does not come.
 const PATIENCE: u64 = 200_000;
 
-/// Runs a kernel to its end.
+/// Runs a kernel to its end; what it took, if that was to be counted.
 ///
 /// # Errors
 /// [`Fault`], with the kernel's name, the place in the source and the thread.
-pub fn run(memory: &mut Memory, launch: &Launch<'_>) -> Result<(), Fault> {
+pub fn run(memory: &mut Memory, launch: &Launch<'_>) -> Result<Option<Counts>, Fault> {
     memory.put(GLOBALS_BASE, launch.globals.to_vec());
     memory.put(PARAMETER_WINDOW, launch.parameters.clone());
-    let mut world = World { launch, memory, random: Random::new(launch.seed), events: 0 };
+    let counts = launch.counts.then(Counts::default);
+    let mut world = World { launch, memory, random: Random::new(launch.seed), events: 0, counts };
     let result = world.run().map_err(|fault| fault.at(format!("in kernel {}", launch.entry.name)));
+    let counts = world.counts.take();
     memory.free(GLOBALS_BASE);
     memory.free(PARAMETER_WINDOW);
-    result
+    result.map(|()| counts)
 }
 
 impl World<'_> {

@@ -9,6 +9,7 @@ mod accesses;
 mod asynchronous;
 mod barriers;
 mod block;
+mod counts;
 mod execute;
 mod grid;
 mod matrices;

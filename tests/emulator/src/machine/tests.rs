@@ -33,6 +33,7 @@ fn kernel(body: &str, threads: u32, seed: u64) -> Result<Vec<u32>, String> {
         dynamic_smem_bytes: 4096,
         resident: 2,
         seed,
+        counts: false,
     };
     run(&mut memory, &launch).map_err(|fault| fault.to_string())?;
     let bytes = memory.slice(out, threads as usize * OUTPUTS * 4).map_err(|fault| fault.to_string())?;

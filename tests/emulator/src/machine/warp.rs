@@ -176,12 +176,19 @@ impl Warp {
                     mask & if holds { predicate } else { !predicate }
                 }
             };
+            // Before it is executed: it may overwrite its own addresses.
+            let counted = world.counts.is_some().then(|| self.access(&instruction.op, active));
             let flow = if active == 0 {
                 Flow::Next
             } else {
                 self.execute(instruction, active, room, world)
                     .map_err(|fault| fault.at(location(entry, instruction)).at(self.place_in_grid()))?
             };
+            if let (Some(counts), Some(access)) = (&mut world.counts, counted)
+                && flow != Flow::Park
+            {
+                counts.add(instruction.source, access.as_ref());
+            }
             match flow {
                 Flow::Next => place += 1,
                 Flow::Pause => {
