@@ -76,23 +76,56 @@ fn a_tune_is_remembered_and_used() {
     }
 }
 
-/// The key tells neither a cap nor the length within its bucket, and the times of one problem are not those of another.
+/// A capped score is more work for the same blocking: each kind of call keeps and finds the choice that was timed for it.
+#[test]
+fn a_softcap_has_choices_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cache, model) = (folder.path().join("cache"), model(folder.path()));
+    let capped = format!("{PATTERN}; softcap=20.0");
+    let tensors = Tensors::qkv(100, 2, 2, 16);
+    let (input, output) = (tensors.write(), folder.path().join("o.safetensors"));
+    let config = path(&model).to_owned();
+    let is_tuned = |pattern: &str| {
+        let run = lgc(&cache, &["run", pattern, "--input", path(&input), "--output", path(&output)]);
+        let explain = ["explain", pattern, "--device", "cpu", "--model", &config, "--no-source"];
+        let explained = lgc(&cache, &explain);
+        assert_eq!((run.code, explained.code), (0, 0), "{}{}", run.err, explained.err);
+        let found = [run.out, explained.out].map(|text| text.contains("(tuned)"));
+        assert_eq!(found[0], found[1], "`run` and `explain` disagree on {pattern}");
+        found[0]
+    };
+    let options = ["--length", "128", "--pass", "forward", "--budget", "2s"];
+    let choice = |pattern: &str| tune_of(pattern, &cache, &model, &options);
+    let count = || {
+        let listed = lgc(&cache, &["cache", "list", "--json"]).out;
+        serde_json::from_str::<Value>(&listed).unwrap()["tuned"].as_array().unwrap().len()
+    };
+    choice(PATTERN);
+    assert_eq!([PATTERN, &capped].map(is_tuned), [true, false]);
+    choice(&capped);
+    assert_eq!((count(), [PATTERN, &capped].map(is_tuned)), (2, [true, true]));
+    // Every cap is the same work.
+    assert!(is_tuned(&format!("{PATTERN}; softcap=30.0")));
+}
+
+/// The key tells neither how large a cap is nor the length within its bucket, and the times of one problem are not those of
+/// another.
 #[test]
 fn problems_of_one_key_keep_measurements_of_their_own() {
     let folder = tempfile::tempdir().unwrap();
     let (cache, model) = (folder.path().join("cache"), model(folder.path()));
-    let capped = format!("{PATTERN}; softcap=20.0");
+    let [capped, more] = ["20.0", "30.0"].map(|cap| format!("{PATTERN}; softcap={cap}"));
     let tune = |pattern: &str, tokens: &str, again: &[&str]| {
         let options = ["--length", tokens, "--pass", "decode", "--budget", "1s"];
         let report = tune_of(pattern, &cache, &model, &[&options[..], again].concat()).remove(0);
         (report["resumed"].as_u64().unwrap(), report["measured"].as_u64().unwrap())
     };
-    let (_, first) = tune(PATTERN, "128", &[]);
+    let (_, first) = tune(&capped, "128", &[]);
     assert!(first > 0);
-    assert_eq!(tune(&capped, "128", &[]).0, 0, "without the cap");
-    for (pattern, tokens) in [(capped.as_str(), "128"), (PATTERN, "120")] {
+    assert_eq!(tune(&more, "128", &[]).0, 0, "with another cap");
+    for (pattern, tokens) in [(more.as_str(), "128"), (PATTERN, "128"), (capped.as_str(), "120")] {
         assert_eq!(tune(pattern, tokens, &["--again"]).0, 0);
-        assert!(tune(PATTERN, "128", &[]).0 >= first, "another problem started over");
+        assert!(tune(&capped, "128", &[]).0 >= first, "another problem started over");
     }
 }
 

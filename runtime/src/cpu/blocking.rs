@@ -18,6 +18,8 @@ pub struct TunedBlocking {
     pub pass: PassGroup,
     /// this element type,
     pub dtype: DType,
+    /// scores that are capped, or not,
+    pub softcap: bool,
     /// so many query heads of a KV head
     pub group: usize,
     /// and about so many keys (a [`length_bucket`]).
@@ -44,8 +46,8 @@ impl ChosenBy {
             ChosenBy::Caller => "set",
             ChosenBy::Tuner => "tuned",
             ChosenBy::Model => {
-                "the model's choice; `lgc tune` did not measure this mask at this D, type and number of query heads of a KV head, on this \
-                 CPU with as many threads, by this version of longgen"
+                "the model's choice; `lgc tune` did not measure this mask at this D, type and number of query heads of a KV head, with or \
+                 without a softcap as here, on this CPU with as many threads, by this version of longgen"
             }
         }
     }
@@ -83,7 +85,8 @@ impl Blockings {
         let keys = problem.sequences.max_k() as u64;
         let wanted = length_bucket(keys).ilog2();
         let fits = |tuned: &&TunedBlocking| {
-            (tuned.pass, tuned.dtype, tuned.group) == (pass, dtype, problem.shape.group())
+            (tuned.pass, tuned.dtype, tuned.softcap, tuned.group)
+                == (pass, dtype, problem.softcap().is_some(), problem.shape.group())
         };
         let nearest = |tuned: &&TunedBlocking| tuned.bucket.max(1).ilog2().abs_diff(wanted);
         let tuned = self.tuned.lock().unwrap_or_else(PoisonError::into_inner);

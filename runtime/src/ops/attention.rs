@@ -74,7 +74,8 @@ impl Attention {
     /// Takes what was tuned for this mask on this machine. Other tiles sum in another order: results change in their last bits.
     pub fn use_tuned(&self, store: &Store) {
         let kernel = &self.kernel;
-        kernel.use_tuned(tuned_blockings(store, &self.ir, self.shape, kernel.isa(), kernel.threads()));
+        let of = (self.shape, self.softcap.is_some());
+        kernel.use_tuned(tuned_blockings(store, &self.ir, of, (kernel.isa(), kernel.threads())));
     }
 
     /// The mask.

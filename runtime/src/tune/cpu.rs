@@ -199,7 +199,7 @@ impl Bench for CpuBench {
         let problem = &self.timed.problem;
         let shape = problem.shape;
         let (queries, keys) = (problem.sequences.total_q(), problem.sequences.total_k());
-        // The key does not tell a cap, and it is work.
+        // The key tells only that there is a cap; what was timed is told in full.
         let softcap = problem.softcap().map_or(String::new(), |cap| format!(", softcap {cap}"));
         let clock = match self.clock {
             CpuClock::Wall => "",

@@ -18,14 +18,12 @@ pub fn mask_hash(ir: &MaskIr) -> String {
     blake3::hash(ir.to_string().as_bytes()).to_hex().to_string()
 }
 
-/// The key of a mask on the CPU.
+/// The key of a mask on the CPU. Whether scores are capped is part of it, by how much is not: every cap is the same work.
 pub fn cpu_problem(
     ir: &MaskIr,
     pass: PassGroup,
-    shape: HeadShape,
-    dtype: DType,
-    isa: Isa,
-    threads: usize,
+    (shape, dtype, softcap): (HeadShape, DType, bool),
+    (isa, threads): (Isa, usize),
 ) -> TuneProblem {
     TuneProblem {
         pattern_hash: mask_hash(ir),
@@ -33,7 +31,7 @@ pub fn cpu_problem(
         head_dim: shape.head_dim() as u32,
         group: shape.group() as u32,
         dtype: dtype.to_string(),
-        softcap: false,
+        softcap,
         sink_logit: false,
         target: isa.name().to_owned(),
         device: processor_name().to_owned(),
@@ -92,25 +90,26 @@ pub fn chosen(store: &Store, problem: &TuneProblem, tokens: u64) -> Option<Tuned
     store.tuned_buckets(problem).into_iter().min_by_key(nearest).map(|(_, choice)| choice)
 }
 
-/// What was tuned for a mask on this machine with so many threads, for [`crate::cpu::CpuAttention::use_tuned`].
+/// What was tuned for a mask, with or without a softcap, on this machine with so many threads, for
+/// [`crate::cpu::CpuAttention::use_tuned`].
 pub fn tuned_blockings(
     store: &Store,
     ir: &MaskIr,
-    shape: HeadShape,
-    isa: Isa,
-    threads: usize,
+    (shape, softcap): (HeadShape, bool),
+    (isa, threads): (Isa, usize),
 ) -> Vec<TunedBlocking> {
     let group = shape.group();
     let mut found = Vec::new();
     for pass in PassGroup::ALL {
         for dtype in [DType::F32, DType::Bf16, DType::F16] {
-            let problem = cpu_problem(ir, pass, shape, dtype, isa, threads);
+            let problem = cpu_problem(ir, pass, (shape, dtype, softcap), (isa, threads));
             let choices = store.tuned_buckets(&problem).into_iter();
             // A choice that an older version wrote may no longer parse: then there is none.
             let parsed = choices.filter_map(|(bucket, choice)| Some((bucket, choice.schedule.parse().ok()?)));
             found.extend(parsed.map(|(bucket, blocking)| TunedBlocking {
                 pass,
                 dtype,
+                softcap,
                 group,
                 bucket,
                 blocking,

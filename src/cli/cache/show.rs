@@ -131,12 +131,14 @@ fn print_choice(
     let tried = format!("{} of {} candidates, {finished}", from.candidates_timed, from.candidates);
     // On a CPU the threads stand where a GPU has its driver.
     let driver = if driver.ends_with("threads") { driver.clone() } else { format!("driver {driver}") };
+    let features = [(problem.softcap, ", softcap"), (problem.sink_logit, ", sink logits")];
+    let features = features.map(|(is_there, text)| if is_there { text } else { "" }).concat();
     let (shortest, longest) = (u128::from(tokens / 2 + 1), u128::from(tokens));
     let lines = [
         ("tuned", id.to_owned()),
         ("pattern", from.pattern.trim().to_owned()),
         ("pass", problem.pass.clone()),
-        ("shape", format!("D {head_dim}, {dtype}, {group} query heads to a KV head")),
+        ("shape", format!("D {head_dim}, {dtype}, {group} query heads to a KV head{features}")),
         ("tokens", format!("{} to {}", number::grouped(shortest), number::grouped(longest))),
         ("for", format!("{target} on {device}, {driver}, {compiler}")),
         ("schedule", choice.schedule.clone()),

@@ -24,11 +24,17 @@ pub fn explain(explained: &Explained<'_>, out: &mut dyn Write) -> Result<(), Cli
     let attention = CpuAttention::new(ir, shape.head_dim()).map_err(CliError::failure)?;
     let threads = attention.threads();
     let head_dim = shape.head_dim() as u32;
-    attention.use_tuned(tuned_blockings(&store::open(), ir, shape, attention.isa(), threads));
+    let softcap = explained.subject.pattern.softmax().softcap;
+    let (of, with) = ((shape, softcap.is_some()), (attention.isa(), threads));
+    attention.use_tuned(tuned_blockings(&store::open(), ir, of, with));
     let tokens = args.length as usize;
     let queries = if args.pass == PassGroup::Decode { 1 } else { tokens };
     let sequences = Sequences::new(vec![0, queries], vec![0, tokens], None).map_err(CliError::failure)?;
     let problem = AttentionProblem::new(shape, sequences);
+    let problem = match softcap {
+        Some(cap) => problem.with_softcap(cap).map_err(CliError::failure)?,
+        None => problem,
+    };
     let (blocking, chosen_by) = attention.blocking(&problem, DType::F32, args.pass);
     let programs = Programs::new(ir);
     let workload = Workload {

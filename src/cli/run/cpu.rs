@@ -19,9 +19,8 @@ pub fn run(subject: &Subject, input: &Input, backward: bool) -> Result<Results, 
     attention.use_tuned(tuned_blockings(
         &store::open(),
         &subject.ir,
-        problem.shape,
-        attention.isa(),
-        attention.threads(),
+        (problem.shape, problem.softcap().is_some()),
+        (attention.isa(), attention.threads()),
     ));
     let inputs = CpuInputs {
         q: input.q.view(),

@@ -18,8 +18,8 @@ pub fn search(request: &Request, session: &Session<'_>) -> Result<Vec<TuneReport
     for (n, &search) in searches.iter().enumerate() {
         let mut bench = bench(request, search)?;
         let threads = rayon::current_num_threads();
-        let problem =
-            cpu_problem(&request.ir, search.pass, request.shape, request.dtype, bench.isa(), threads);
+        let of = (request.shape, request.dtype, request.softmax.softcap.is_some());
+        let problem = cpu_problem(&request.ir, search.pass, of, (bench.isa(), threads));
         let key = TuneKey::new(problem, search.tokens.into());
         reports.push(session.search(search, searches.len() - n - 1, &key, &mut bench)?);
     }
