@@ -4,6 +4,8 @@
 //!
 //! The binary needs a driver and NVRTC, nothing else: copied to such a machine it runs as it is.
 
+#[path = "cuda/choices.rs"]
+mod choices;
 mod cuda;
 #[path = "cuda/mistakes.rs"]
 mod mistakes;
@@ -100,7 +102,7 @@ fn trials(machine: Option<Arc<Machine>>) -> Vec<Trial> {
             let run = move |machine: &Machine| large_heads(machine, target, shape);
             add(format!("head-dim::{target}::d{head_dim}"), Box::new(run));
         }
-        for (name, run) in properties::ALL {
+        for (name, run) in properties::ALL.into_iter().chain(choices::ALL) {
             add(format!("property::{name}::{target}"), Box::new(move |machine| run(machine, target)));
         }
     }

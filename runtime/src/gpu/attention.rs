@@ -1,5 +1,6 @@
 //! The loaded kernels of one pattern.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use longgen_codegen::artifact::{BuildError, KernelEntry};
@@ -44,7 +45,6 @@ pub struct GpuAttention {
     pub(super) ir: MaskIr,
     pub(super) shape: Shape,
     pub(super) listed: bool,
-    is_tuned: bool,
     /// In launch order, by what they belong to.
     pub(super) forward: Vec<Loaded>,
     pub(super) backward: Vec<Loaded>,
@@ -57,14 +57,20 @@ pub(super) struct Loaded {
     pub pass: Pass,
     pub compiled: Arc<CompiledKernel>,
     pub functions: Vec<Function>,
+    /// Its schedule was found by a tune.
+    pub is_tuned: bool,
 }
 
 impl Loaded {
-    fn new(device: &Device, pass: Pass, compiled: Arc<CompiledKernel>) -> Result<Self, GpuAttentionError> {
+    fn new(
+        device: &Device,
+        (pass, is_tuned): (Pass, bool),
+        compiled: Arc<CompiledKernel>,
+    ) -> Result<Self, GpuAttentionError> {
         let module = Module::load(device, &compiled.image)?;
         let load = |entry: &KernelEntry| module.function(&entry.name, entry.dynamic_smem_bytes);
         let functions = compiled.manifest.kernels.iter().map(load).collect::<Result<_, _>>()?;
-        Ok(Loaded { pass, compiled, functions })
+        Ok(Loaded { pass, compiled, functions, is_tuned })
     }
 
     pub fn tiles(&self) -> TileShape {
@@ -106,7 +112,6 @@ impl GpuAttention {
         let listed = pattern.listed;
         let tuned =
             tune::tuned_plans((cache, device), ir, (shape, options.group, target), options.deterministic);
-        let is_tuned = !tuned.is_empty();
         let build = Build { device, cache, target, shape, pattern, planned: tuned };
         let forward = vec![build.load(Pass::Forward)?];
         let backward = if options.backward { build.backward(options.deterministic)? } else { Vec::new() };
@@ -114,7 +119,7 @@ impl GpuAttention {
         let stream = device.stream()?;
         let multiprocessors = device.multiprocessors();
         let ir = ir.clone();
-        Ok(GpuAttention { stream, multiprocessors, ir, shape, listed, is_tuned, forward, backward, decode })
+        Ok(GpuAttention { stream, multiprocessors, ir, shape, listed, forward, backward, decode })
     }
 
     /// The kernels of one plan and no others, beside a forward for the statistics that a backward starts from; on a stream
@@ -133,7 +138,7 @@ impl GpuAttention {
         let build = Build { device, cache, target, shape, pattern, planned: Vec::new() };
         let (mut forward, mut backward, mut decode) = (Vec::new(), Vec::new(), None);
         for kernel in &plan.kernels {
-            let loaded = Loaded::new(device, kernel.pass, cache.get(&build.spec(kernel))?)?;
+            let loaded = Loaded::new(device, (kernel.pass, false), cache.get(&build.spec(kernel))?)?;
             match kernel.pass {
                 Pass::Forward => forward.push(loaded),
                 Pass::Decode => decode = Some(loaded),
@@ -144,13 +149,12 @@ impl GpuAttention {
             forward.push(build.load(Pass::Forward)?);
         }
         let (stream, multiprocessors, ir) = (stream.clone(), device.multiprocessors(), ir.clone());
-        let is_tuned = false;
-        Ok(GpuAttention { stream, multiprocessors, ir, shape, listed, is_tuned, forward, backward, decode })
+        Ok(GpuAttention { stream, multiprocessors, ir, shape, listed, forward, backward, decode })
     }
 
-    /// Whether schedules of an earlier tune are in use.
-    pub fn is_tuned(&self) -> bool {
-        self.is_tuned
+    /// Whether the kernel of a pass is loaded and has the schedule that an earlier tune found.
+    pub fn is_tuned(&self, pass: Pass) -> bool {
+        self.loaded().any(|loaded| loaded.pass == pass && loaded.is_tuned)
     }
 
     /// The stream that all work goes to, and that buffers must be allocated on.
@@ -176,7 +180,11 @@ impl GpuAttention {
 
     /// The kernels in use, with their manifests.
     pub fn kernels(&self) -> impl Iterator<Item = &CompiledKernel> {
-        self.forward.iter().chain(&self.backward).chain(&self.decode).map(|loaded| loaded.compiled.as_ref())
+        self.loaded().map(|loaded| loaded.compiled.as_ref())
+    }
+
+    fn loaded(&self) -> impl Iterator<Item = &Loaded> {
+        self.forward.iter().chain(&self.backward).chain(&self.decode)
     }
 }
 
@@ -206,27 +214,46 @@ impl Build<'_> {
     /// The kernel of a pass: the tuned one first, then those that leave more and more registers to the pattern.
     fn load(&self, pass: Pass) -> Result<Loaded, GpuAttentionError> {
         let tuned = self.planned.iter().flat_map(|plan| &plan.kernels).find(|kernel| kernel.pass == pass);
-        let mut specs: Vec<KernelSpec> = tuned.map(|kernel| self.spec(kernel)).into_iter().collect();
-        specs.extend(KernelSpec::candidates(pass, self.target, self.shape, &self.pattern));
-        Loaded::new(self.device, pass, self.cache.get_first(&specs)?)
+        let tuned = tuned.map(|kernel| self.spec(kernel));
+        let candidates = KernelSpec::candidates(pass, self.target, self.shape, &self.pattern);
+        let specs: Vec<KernelSpec> = tuned.iter().cloned().chain(candidates).collect();
+        let compiled = self.cache.get_first(&specs)?;
+        // The tuned one may have been refused, in favour of another.
+        let is_tuned = tuned.is_some_and(|spec| spec.fingerprint() == compiled.manifest.spec_hash);
+        Loaded::new(self.device, (pass, is_tuned), compiled)
     }
 
+    /// The kernels of the first set that is whole. A set that some kernel is refused of, or that a bundle holds in part, is
+    /// passed over.
     fn backward(&self, deterministic: bool) -> Result<Vec<Loaded>, GpuAttentionError> {
-        let passes = Pass::backward(self.target, &self.shape, deterministic, self.pattern.listed);
-        // What was tuned may be the split one where the fused one is slower.
-        let is_split =
-            self.planned.iter().flat_map(|plan| &plan.kernels).any(|k| k.pass == Pass::BackwardDkv);
-        let passes = if is_split { Pass::BACKWARD_SPLIT } else { passes };
-        let all = |passes: [Pass; 3]| passes.into_iter().map(|pass| self.load(pass)).collect();
-        match all(passes) {
-            // Neither family has a fused kernel for this: the split ones are in the plainer one.
-            Err(GpuAttentionError::Build(BuildError::Refused { .. } | BuildError::NotBundled { .. }))
-                if passes != Pass::BACKWARD_SPLIT =>
-            {
-                all(Pass::BACKWARD_SPLIT)
+        let mut first_error = None;
+        for passes in self.backward_sets(deterministic) {
+            match passes.into_iter().map(|pass| self.load(pass)).collect() {
+                Err(GpuAttentionError::Build(
+                    error @ (BuildError::NoKernel
+                    | BuildError::Refused { .. }
+                    | BuildError::NotBundled { .. }),
+                )) => first_error = first_error.or(Some(error)),
+                other => return other,
             }
-            other => other,
         }
+        // Why there is not the one that was wanted most.
+        Err(first_error.unwrap_or(BuildError::NoKernel).into())
+    }
+
+    /// The backwards that may serve, best first: the tuned one, that of the target, any other. Only the fused one gives other bits
+    /// in every run.
+    fn backward_sets(&self, deterministic: bool) -> Vec<[Pass; 3]> {
+        let known = [Pass::BACKWARD_FUSED, Pass::BACKWARD_SPLIT, Pass::BACKWARD_ORDERED];
+        let has = |pass| self.planned.iter().flat_map(|plan| &plan.kernels).any(|kernel| kernel.pass == pass);
+        // What was tuned may be the split one where the fused one is slower.
+        let tuned = known.into_iter().find(|passes| has(passes[1]));
+        let usual = Pass::backward(self.target, &self.shape, deterministic, self.pattern.listed);
+        let mut sets: Vec<[Pass; 3]> = tuned.into_iter().chain([usual]).chain(known).collect();
+        sets.retain(|passes| !deterministic || *passes != Pass::BACKWARD_FUSED);
+        let mut seen = HashSet::new();
+        sets.retain(|passes| seen.insert(*passes));
+        sets
     }
 }
 

@@ -1,6 +1,7 @@
 //! A run on the GPU.
 
-use longgen_codegen::spec::{Dtype, Shape};
+use longgen_codegen::model::PassGroup;
+use longgen_codegen::spec::{Dtype, Pass, Shape};
 use longgen_runtime::driver::{Buffer, Device, Stream};
 use longgen_runtime::gpu::{
     BackwardTensors, CompiledKernel, DeviceTensor, ForwardTensors, GpuAttention, GpuAttentionError,
@@ -89,16 +90,21 @@ fn compute(attention: &GpuAttention, input: &Input, backward: bool) -> Result<Re
         }
         _ => None,
     };
-    let by = if attention.is_tuned() {
-        "tuned"
-    } else {
-        "not tuned; `lgc tune --device cuda` did not measure this mask at this D, type and number of query heads of a KV head, on this \
-         GPU with this driver and NVRTC, by this version of longgen"
+    let schedule = |kernel: &CompiledKernel| {
+        let pass = kernel.manifest.pass;
+        let by = if attention.is_tuned(pass) { "tuned".to_owned() } else { not_tuned(pass) };
+        format!("{pass}: {} ({by})", kernel.manifest.schedule)
     };
-    let schedule =
-        |kernel: &CompiledKernel| format!("{}: {} ({by})", kernel.manifest.pass, kernel.manifest.schedule);
     let schedules = attention.kernels().map(schedule).collect();
     Ok(Results { o: o.download()?, lse: lse.to_vec()?, gradients, schedules })
+}
+
+fn not_tuned(pass: Pass) -> String {
+    let option = if PassGroup::from(pass) == PassGroup::Backward { " --deterministic" } else { "" };
+    format!(
+        "not tuned; `lgc tune --device cuda{option}` did not measure this mask at this D, type and number of query heads of a KV head, \
+         with or without a softcap as here, on this GPU with this driver and NVRTC, by this version of longgen"
+    )
 }
 
 /// The inputs of a backward pass.
