@@ -28,7 +28,7 @@ Each candidate is checked against the f64 oracle, then timed on the pattern itse
 the slower half leaves after each round. What was measured is kept: Ctrl-C ends with the best so far, and the same
 command goes on from there. `lgc run`, `generate` and `eval` take the result without being told; --explain shows the
 candidates and why others were left out, and measures nothing. A result holds for the D, type, number of query heads of a KV
-head and threads it was measured with: those of --model, --dtype and --threads.
+head and threads it was measured with, those of --model, --dtype and --threads, and for a softcap if the pattern has one.
 
 Examples:
   lgc tune 'sink=4, window=4096'
@@ -59,6 +59,9 @@ pub struct Args {
     /// Where to measure
     #[arg(long, value_enum, default_value = "cpu")]
     device: DeviceArg,
+    /// Tune the backward that gives the same bits in every run, which `lgc run` takes; on a CPU each does
+    #[arg(long)]
+    deterministic: bool,
     /// Show the candidates and the reasons of those left out; measure nothing
     #[arg(long)]
     explain: bool,

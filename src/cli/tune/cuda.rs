@@ -47,12 +47,13 @@ pub fn search(args: &Args, request: &Request, session: &Session<'_>) -> Result<V
         let mut tensors = GpuTensors::new(&tuner, tokens, backward).map_err(CliError::failure)?;
         for &pass in &request.passes {
             let group = request.shape.group() as u32;
-            let problem = gpu_problem((&cache, &device), &request.ir, pass, (shape, group, target), false);
+            let (on, of) = ((&*cache, &device), (shape, group, target));
+            let problem = gpu_problem(on, &request.ir, pass, of, request.deterministic);
             let Some(problem) = problem else { continue };
             let key = TuneKey::new(problem, tokens.into());
             left -= 1;
-            let mut bench =
-                GpuBench::new(&mut tuner, &mut tensors, pass, false).map_err(CliError::failure)?;
+            let mut bench = GpuBench::new(&mut tuner, &mut tensors, pass, request.deterministic)
+                .map_err(CliError::failure)?;
             reports.push(session.search(Search { pass, tokens }, left, &key, &mut bench)?);
         }
     }
@@ -73,7 +74,7 @@ pub fn candidates(request: &Request, search: Search) -> Result<Vec<Ranked<String
     }
     let programs = Programs::new(&request.ir);
     let work = gpu_workload(&programs, search.pass, request.shape, search.tokens);
-    let workload = GpuWorkload { work, shape: shape(request), target, deterministic: false };
+    let workload = GpuWorkload { work, shape: shape(request), target, deterministic: request.deterministic };
     Ok(ranked_plans(&machine, &workload).iter().map(Ranked::to_text).collect())
 }
 

@@ -93,6 +93,8 @@ pub struct Request {
     pub lengths: Vec<u32>,
     /// Passes.
     pub passes: Vec<PassGroup>,
+    /// On a GPU, the backward with the same bits in every run.
+    pub deterministic: bool,
     /// Take processor time.
     pub cpu_time: bool,
 }
@@ -128,6 +130,7 @@ impl Request {
             dtype,
             lengths: args.length.as_ref().map_or(default_lengths, |lengths| unique(&lengths.0)),
             passes: unique(&args.pass),
+            deterministic: args.deterministic,
             cpu_time: args.cpu_time,
         })
     }
