@@ -8,7 +8,7 @@ mod table;
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
@@ -103,7 +103,8 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), CliError> {
     if args.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&reports).map_err(CliError::failure)?)?;
     } else {
-        write!(out, "{}", table::Reports { pattern: &request.canonical, reports: &reports })?;
+        let left = request.searches().len() - reports.len();
+        write!(out, "{}", table::Reports { pattern: &request.canonical, reports: &reports, left })?;
     }
     if let Some(path) = &args.plot {
         let written = picture::write(path, &reports)?;
@@ -154,6 +155,11 @@ impl<'a> Session<'a> {
             again: args.again,
             bar,
         }
+    }
+
+    /// Whether there was a Ctrl-C: what is not begun is left for the next time.
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 
     /// Searches with its share of the time that is left; `after` more searches follow.

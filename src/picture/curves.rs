@@ -31,6 +31,10 @@ const RIGHT: u32 = 40;
 const TOP: u32 = 90;
 const BOTTOM: u32 = 110;
 const LINE: u32 = 3;
+/// Of the legend: the height of a line, the width of a colour's mark, and what is left beside it.
+const LEGEND_LINE: u32 = 36;
+const MARK: u32 = 50;
+const GAP: u32 = 15;
 const TICKS: usize = 6;
 const INK: Rgb = [40, 40, 40];
 const GRID: Rgb = [225, 225, 225];
@@ -84,20 +88,37 @@ impl Curves {
         let points =
             || self.curves.iter().flat_map(|c| &c.points).filter(|p| p.0.is_finite() && p.1.is_finite());
         let x = Axis::new(points().map(|p| p.0), LEFT, WIDTH - RIGHT);
-        let y = Axis::new(points().map(|p| p.1), HEIGHT - BOTTOM, TOP);
-        let mut scene = Scene { width: WIDTH, height: HEIGHT, ..Scene::default() };
+        let (places, top) = self.legend();
+        let height = HEIGHT + top - TOP;
+        let y = Axis::new(points().map(|p| p.1), height - BOTTOM, top);
+        let mut scene = Scene { width: WIDTH, height, ..Scene::default() };
         self.frame(&mut scene, &x, &y);
-        for (n, curve) in self.curves.iter().enumerate() {
+        for (n, (curve, (left, line))) in self.curves.iter().zip(places).enumerate() {
             let colour = COLOURS[n % COLOURS.len()];
             curve.draw(&mut scene, &x, &y, colour);
-            let line = TOP + 20 + 36 * n as u32;
-            scene.rects.push(Rect { x: WIDTH - RIGHT - 60, y: line - 3, width: 50, height: 6, fill: colour });
-            scene.texts.push(text(WIDTH - RIGHT - 75, line, Anchor::End, &curve.name));
+            scene.rects.push(Rect { x: left, y: line - 3, width: MARK, height: 6, fill: colour });
+            scene.texts.push(text(left + MARK + GAP, line, Anchor::Start, &curve.name));
         }
         scene
     }
 
+    /// Where the legend's entries are, in lines below the title, and where the plot begins: no curve runs through a name.
+    fn legend(&self) -> (Vec<(u32, u32)>, u32) {
+        let (mut left, mut line) = (LEFT, TOP);
+        let mut places = Vec::with_capacity(self.curves.len());
+        for curve in &self.curves {
+            let width = MARK + 3 * GAP + curve.name.chars().count() as u32 * TextSize::Label.advance();
+            if left > LEFT && left + width > WIDTH {
+                (left, line) = (LEFT, line + LEGEND_LINE);
+            }
+            places.push((left, line));
+            left += width;
+        }
+        (places, line + LEGEND_LINE)
+    }
+
     fn frame(&self, scene: &mut Scene, x: &Axis, y: &Axis) {
+        let (bottom, top) = (y.from as u32, y.to as u32);
         for value in y.ticks() {
             let at = y.pixel(value).round() as u32;
             scene.rects.push(Rect { x: LEFT, y: at, width: WIDTH - LEFT - RIGHT, height: 1, fill: GRID });
@@ -105,13 +126,12 @@ impl Curves {
         }
         for value in x.ticks() {
             let at = x.pixel(value).round() as u32;
-            scene.rects.push(Rect { x: at, y: TOP, width: 1, height: HEIGHT - TOP - BOTTOM, fill: GRID });
-            scene.texts.push(text(at, HEIGHT - BOTTOM + 28, Anchor::Middle, &number(value)));
+            scene.rects.push(Rect { x: at, y: top, width: 1, height: bottom - top, fill: GRID });
+            scene.texts.push(text(at, bottom + 28, Anchor::Middle, &number(value)));
         }
         let title = Text { size: TextSize::Title, ..text(LEFT, TOP / 2, Anchor::Start, &self.title) };
-        let side =
-            Text { upwards: true, ..text(28, (TOP + HEIGHT - BOTTOM) / 2, Anchor::Middle, &self.y_label) };
-        let below = text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 34, Anchor::Middle, &self.x_label);
+        let side = Text { upwards: true, ..text(28, (top + bottom) / 2, Anchor::Middle, &self.y_label) };
+        let below = text((LEFT + WIDTH - RIGHT) / 2, bottom + BOTTOM - 34, Anchor::Middle, &self.x_label);
         scene.texts.extend([title, side, below]);
     }
 }
@@ -163,8 +183,22 @@ mod tests {
         let curves = vec![Curve { name: "one".into(), points }, flat];
         let picture = Curves { title: "t".into(), x_label: "x".into(), y_label: "y".into(), curves };
         let scene = picture.draw();
-        assert!(scene.rects.iter().all(|r| r.x + r.width <= WIDTH && r.y + r.height <= HEIGHT));
+        assert!(scene.rects.iter().all(|r| r.x + r.width <= WIDTH && r.y + r.height <= scene.height));
         assert!(scene.texts.iter().any(|t| t.text == "flat") && scene.texts.iter().any(|t| t.text == "40"));
         assert!(scene.to_png().is_ok());
+    }
+
+    #[test]
+    fn a_legend_takes_the_lines_it_needs_above_the_plot() {
+        let curve = |n: usize| Curve {
+            name: format!("run number {n} of the plot"),
+            points: vec![(0.0, 1.0), (1.0, 2.0)],
+        };
+        let curves = (0..7).map(curve).collect();
+        let picture = Curves { title: "t".into(), x_label: "x".into(), y_label: "y".into(), curves };
+        let (places, top) = picture.legend();
+        assert!(places[6].1 > places[0].1 && places.iter().all(|place| place.1 < top));
+        let of_plot = picture.draw().rects.into_iter().filter(|rect| rect.fill == GRID);
+        assert!(of_plot.map(|rect| rect.y).min() >= Some(top));
     }
 }

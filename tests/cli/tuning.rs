@@ -135,7 +135,7 @@ fn an_interrupted_tune_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let (cache, model) = (folder.path().join("cache"), model(folder.path()));
     let arguments =
-        ["tune", PATTERN, "--model", path(&model), "--length", "8k", "--pass", "backward", "--json"];
+        ["tune", PATTERN, "--model", path(&model), "--length", "8k,16k", "--pass", "backward", "--json"];
     let mut child = command(&arguments);
     child.env("LONGGEN_CACHE", &cache).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = child.spawn().unwrap();
@@ -149,6 +149,7 @@ fn an_interrupted_tune_goes_on() {
     let err = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{err}");
     let first: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(first.len(), 1, "what was not begun is left for the next time");
     let before = first[0]["measured"].as_u64().unwrap();
     let options = ["--length", "8k", "--pass", "backward", "--budget", "1s"];
     let second = tune(&cache, &model, &options);
@@ -172,6 +173,17 @@ fn kernels_are_explained() {
     for part in ["wgmma", "bytes a block", "ms expected", "| __device__", ": constexpr int kTileM"] {
         assert!(text.contains(part), "no `{part}`");
     }
+    // What runs untuned, and what the model would rather have.
+    let decode = ["explain", "longgen-stride", "--pass", "decode", "--arch", "sm_90a", "--no-source"];
+    let text = succeeds(&decode);
+    let runs = succeeds(&["emit", "longgen-stride", "--stage", "schedule", "--arch", "sm_90a"]);
+    let schedule =
+        runs.lines().find_map(|line| line.strip_prefix("decode:")).expect("a decode kernel").trim();
+    assert!(
+        text.contains("(not tuned)") && text.contains(&format!("decode, sm_80 family: {schedule}")),
+        "{text}"
+    );
+    assert!(text.contains("the model's first guess is another"), "{text}");
     let text = succeeds(&["explain", PATTERN, "--device", "cpu", "--pass", "backward"]);
     assert!(text.contains("lanes=") && text.contains("| ; next_keys"), "{text}");
 }

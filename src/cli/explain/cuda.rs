@@ -5,11 +5,12 @@ use std::io::Write;
 use longgen_codegen::artifact::Artifact;
 use longgen_codegen::cuda::source::CudaSource;
 use longgen_codegen::ir::Programs;
+use longgen_codegen::model::PassGroup;
 use longgen_codegen::model::gpu::{
     GpuMachine, GpuPlan, GpuWorkload, PlannedKernel, estimate, first_choice, occupancy, predicted_registers,
 };
 use longgen_codegen::schedule::smem_bytes;
-use longgen_codegen::spec::{Dtype, KernelSpec, Shape};
+use longgen_codegen::spec::{Dtype, KernelSpec, Pass, Shape};
 use longgen_codegen::target::{Family, Target};
 use longgen_runtime::driver::Device;
 use longgen_runtime::tune::{gpu_workload, tuned_plans};
@@ -48,8 +49,8 @@ pub fn explain(explained: &Explained<'_>, out: &mut dyn Write) -> Result<(), Cli
         Some(device) if here == Some(target) => tuned(explained, device, shape, target)?,
         _ => None,
     };
-    let chosen_by = if tuned.is_some() { "tuned" } else { "the model's choice" };
-    let plan = tuned.or_else(|| first_choice(&machine, &workload)).ok_or_else(|| {
+    let chosen_by = if tuned.is_some() { "tuned" } else { "not tuned" };
+    let plan = tuned.or_else(|| untuned(explained, shape, target)).ok_or_else(|| {
         CliError::usage(NoKernel { pass: args.pass.name(), target, head_dim: shape.head_dim })
     })?;
     let expected = estimate(&machine, &workload, &plan);
@@ -71,6 +72,10 @@ pub fn explain(explained: &Explained<'_>, out: &mut dyn Write) -> Result<(), Cli
         milliseconds(expected.seconds),
         milliseconds(expected.floor_seconds)
     )?;
+    if let Some(guess) = first_choice(&machine, &workload).filter(|guess| *guess != plan) {
+        let ms = milliseconds(estimate(&machine, &workload, &guess).seconds);
+        writeln!(out, "  the model's first guess is another, {ms} ms: {guess}")?;
+    }
     for kernel in &plan.kernels {
         of_kernel(explained, (&machine, &workload), kernel, out)?;
     }
@@ -88,6 +93,23 @@ fn tuned(
     let plans = tuned_plans((&cache, device), &explained.subject.ir, (shape, group, target), false);
     let pass = explained.args.pass.name();
     Ok(plans.into_iter().find(|plan| plan.kernels.iter().any(|kernel| kernel.pass.name().starts_with(pass))))
+}
+
+/// The kernels that are taken where nothing was tuned.
+fn untuned(explained: &Explained<'_>, shape: Shape, target: Target) -> Option<GpuPlan> {
+    let code = explained.subject.code();
+    let backward = Pass::backward(target, &shape, false, code.listed);
+    let passes = match explained.args.pass {
+        PassGroup::Forward => &[Pass::Forward][..],
+        PassGroup::Backward => &backward,
+        PassGroup::Decode => &[Pass::Decode],
+    };
+    let kernel = |&pass: &Pass| {
+        let KernelSpec { family, schedule, .. } =
+            KernelSpec::candidates(pass, target, shape, &code).into_iter().next()?;
+        Some(PlannedKernel { pass, family, schedule })
+    };
+    Some(GpuPlan { kernels: passes.iter().map(kernel).collect::<Option<_>>()? })
 }
 
 fn of_kernel(

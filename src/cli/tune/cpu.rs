@@ -16,6 +16,9 @@ pub fn search(request: &Request, session: &Session<'_>) -> Result<Vec<TuneReport
     let searches = request.searches();
     let mut reports = Vec::with_capacity(searches.len());
     for (n, &search) in searches.iter().enumerate() {
+        if session.is_stopped() {
+            break;
+        }
         let mut bench = bench(request, search)?;
         let threads = rayon::current_num_threads();
         let of = (request.shape, request.dtype, request.softmax.softcap.is_some());

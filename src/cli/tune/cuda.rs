@@ -44,8 +44,11 @@ pub fn search(args: &Args, request: &Request, session: &Session<'_>) -> Result<V
     let mut left = request.passes.len() * request.lengths.len();
     let mut reports = Vec::with_capacity(left);
     for &tokens in &request.lengths {
+        if session.is_stopped() {
+            break;
+        }
         let mut tensors = GpuTensors::new(&tuner, tokens, backward).map_err(CliError::failure)?;
-        for &pass in &request.passes {
+        for &pass in request.passes.iter().take_while(|_| !session.is_stopped()) {
             let group = request.shape.group() as u32;
             let (on, of) = ((&*cache, &device), (shape, group, target));
             let problem = gpu_problem(on, &request.ir, pass, of, request.deterministic);

@@ -16,6 +16,8 @@ const SHOWN: usize = 6;
 pub struct Reports<'a> {
     pub pattern: &'a str,
     pub reports: &'a [TuneReport],
+    /// Searches that Ctrl-C came before.
+    pub left: usize,
 }
 
 impl fmt::Display for Reports<'_> {
@@ -24,7 +26,14 @@ impl fmt::Display for Reports<'_> {
         for report in self.reports {
             search(f, report)?;
         }
-        Ok(())
+        match self.left {
+            0 => Ok(()),
+            left => writeln!(
+                f,
+                "\nnot begun: {left} of {} searches; the same command goes on",
+                self.reports.len() + left
+            ),
+        }
     }
 }
 
@@ -69,7 +78,7 @@ fn summary(f: &mut fmt::Formatter<'_>, report: &TuneReport) -> fmt::Result {
     let Some(best) = report.best() else {
         return writeln!(
             f,
-            "  nothing was measured: each search has its share of --budget, and this one's was too short"
+            "  nothing was measured in the time it had: each search has its share of --budget"
         );
     };
     let seconds = best.seconds().unwrap_or(f64::NAN);
@@ -140,13 +149,14 @@ mod tests {
             measured: 0,
             finished: false,
         };
-        Reports { pattern: "full", reports: &[report] }.to_string()
+        Reports { pattern: "full", reports: &[report], left: 2 }.to_string()
     }
 
     #[test]
     fn a_search_without_time_says_so_and_still_what_was_refused() {
         let text = printed(&[Outcome::Refused("o is wrong".to_owned()), Outcome::Untimed]);
-        assert!(text.contains("nothing was measured: each search has its share of --budget"), "{text}");
+        assert!(text.contains("nothing was measured in the time it had"), "{text}");
+        assert!(text.contains("not begun: 2 of 3 searches"), "{text}");
         assert!(text.contains("refused: lanes=64: o is wrong") && !text.contains("repeats"), "{text}");
     }
 
