@@ -134,6 +134,8 @@ impl Store {
 pub fn copy_rows(from: &Path, into: &mut Connection) -> rusqlite::Result<Transferred> {
     // Opened to write, so that SQLite may first undo a transaction that was cut off.
     let source = Connection::open_with_flags(from, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    // Else SQLite reads nothing of a file that is shorter than its header says.
+    source.pragma_update(None, "writable_schema", true)?;
     copy(&source, into)
 }
 
