@@ -165,6 +165,14 @@ fn candidates_are_explained() {
     for reason in ["shared memory are needed", "it would spill", "times as long as the first guess"] {
         assert!(text.contains(reason), "no candidate is left out because `{reason}`");
     }
+    let backward = ["tune", PATTERN, "--explain", "--device", "cuda", "--length", "8k", "--pass", "backward"];
+    for (option, wanted, other) in [
+        (&[][..], "backward_fused", "backward_ordered"),
+        (&["--deterministic"], "backward_ordered", "backward_fused"),
+    ] {
+        let text = succeeds(&[&backward[..], option].concat());
+        assert!(text.contains(wanted) && !text.contains(other), "{option:?}");
+    }
 }
 
 #[test]
