@@ -11,7 +11,7 @@ mod ops;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use longgen_runtime::blas::{Blas, BlasSearch};
-use longgen_runtime::driver::{Device, GpuError, Stream, driver_version};
+use longgen_runtime::driver::{Device, Stream};
 use longgen_runtime::gpu::KernelCache;
 use longgen_runtime::gpu_ops::Ops;
 
@@ -27,6 +27,8 @@ pub struct Machine {
     pub warm: std::sync::Once,
     /// It is no GPU, and slow.
     pub emulated: bool,
+    /// Its libraries must stay where they are.
+    _gpu: cuda::Gpu,
 }
 
 /// The operations on a stream.
@@ -41,22 +43,14 @@ pub struct Engine {
 
 impl Machine {
     fn find() -> Result<Machine, String> {
-        cuda::nvrtc()?;
-        let emulator = match driver_version() {
-            Err(GpuError::NoDriver) => {
-                Some(longgen_emulator::stand_in().expect("the emulator is built with the tests"))
-            }
-            _ => None,
-        };
-        let emulated = emulator.is_some();
+        let gpu = cuda::Gpu::find()?;
         let device = Device::open(0).map_err(|error| error.to_string())?;
-        let variable = emulator.or_else(|| std::env::var_os("LONGGEN_CUBLASLT").map(Into::into));
-        let blas = BlasSearch { option: None, variable, tools: cuda::search() };
+        let blas = BlasSearch { option: None, variable: gpu.blas.clone(), tools: gpu.search.clone() };
         let found = blas.find().map_err(|error| error.to_string())?;
         eprintln!("on {} with {found:?}", device.name());
-        // The emulator interprets PTX.
-        let cache = if emulated { KernelCache::in_memory_as_ptx } else { KernelCache::in_memory };
-        Ok(Machine { device, cache: cache(cuda::search()), blas, warm: std::sync::Once::new(), emulated })
+        let cache = KernelCache::in_memory(gpu.search.clone());
+        let warm = std::sync::Once::new();
+        Ok(Machine { device, cache, blas, warm, emulated: gpu.emulated.is_some(), _gpu: gpu })
     }
 
     /// Loads the operations.

@@ -18,7 +18,7 @@ use cuda::Case;
 use libtest_mimic::{Arguments, Failed, Trial};
 use longgen_codegen::spec::{Dtype, Pass, Shape};
 use longgen_codegen::target::{Family, Target};
-use longgen_runtime::driver::{Device, GpuError, driver_version};
+use longgen_runtime::driver::Device;
 use longgen_runtime::gpu::{GpuAttention, GpuOptions, KernelCache};
 use longgen_runtime::problem::{AttentionProblem, HeadShape, Sequences};
 
@@ -30,6 +30,8 @@ pub struct Machine {
     pub cache: KernelCache,
     /// It is no GPU, and slow.
     pub emulated: bool,
+    /// Where its libraries are.
+    pub gpu: cuda::Gpu,
 }
 
 type Test = Box<dyn Fn(&Machine) -> Result<(), Failed> + Send>;
@@ -49,16 +51,11 @@ fn main() {
 }
 
 fn machine() -> Result<Machine, String> {
-    cuda::nvrtc()?;
-    let emulated = matches!(driver_version(), Err(GpuError::NoDriver));
-    if emulated {
-        longgen_emulator::stand_in().expect("the emulator is built with the tests");
-    }
+    let gpu = cuda::Gpu::find()?;
     let device = Device::open(0).map_err(|error| error.to_string())?;
     eprintln!("on {} ({:?})", device.name(), device.targets());
-    // The emulator interprets PTX.
-    let cache = if emulated { KernelCache::in_memory_as_ptx } else { KernelCache::in_memory };
-    Ok(Machine { device, cache: cache(cuda::search()), emulated })
+    let cache = KernelCache::in_memory(gpu.search.clone());
+    Ok(Machine { device, cache, emulated: gpu.emulated.is_some(), gpu })
 }
 
 /// Families of this machine, or of the one the tests were written for.

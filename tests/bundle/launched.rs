@@ -3,21 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use longgen_emulator::Emulated;
+
 use super::hosts::Host;
-use super::made::{has_nvrtc, lgc};
+use super::made::{cuda, lgc};
 
 /// Newer than anything that the bundle has machine code for.
 const CAPABILITY: &str = "12.0";
 
-/// What `program` prints of its result with the emulator as its driver, which lies in `folder`.
-fn launch(program: &Path, folder: &Path, bundle: &Path) -> String {
-    let driver = folder.join("libcuda.so.1");
-    if !driver.exists() {
-        std::os::unix::fs::symlink(longgen_emulator::library().expect("it is built with the tests"), &driver)
-            .unwrap();
-    }
+/// What `program` prints of its result with the emulator as its driver.
+fn launch(program: &Path, emulated: &Emulated, bundle: &Path) -> String {
     let mut command = Command::new(program);
-    command.arg(bundle).env("LD_LIBRARY_PATH", folder).env("LONGGEN_EMULATOR_CAPABILITY", CAPABILITY);
+    command.arg(bundle).envs(emulated.variables()).env("LONGGEN_EMULATOR_CAPABILITY", CAPABILITY);
     let output = command.output().expect("it starts");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{}", text(&output.stderr));
@@ -26,9 +23,8 @@ fn launch(program: &Path, folder: &Path, bundle: &Path) -> String {
 
 #[test]
 fn c_and_rust_hosts_launch_what_they_find() {
-    if !has_nvrtc() {
-        return;
-    }
+    let Ok(nvrtc) = cuda::nvrtc() else { return };
+    let emulated = Emulated::new(nvrtc.path()).expect("the emulator is built with the tests");
     let folder = tempfile::tempdir().unwrap();
     let (cache, file) = (folder.path().join("cache"), folder.path().join("kernels.lgk"));
     let file_text = file.to_str().expect("UTF-8");
@@ -43,7 +39,7 @@ fn c_and_rust_hosts_launch_what_they_find() {
         Host::Python => None,
     });
     for program in c_host.into_iter().chain([rust_host].into_iter().filter(|program| program.is_file())) {
-        let printed = launch(&program, folder.path(), &file);
+        let printed = launch(&program, &emulated, &file);
         // Each compares with a reference of its own, and fails where the two differ.
         let says = [
             "sm_80 PTX, compute capability 12.0: relative error",

@@ -22,7 +22,7 @@ use super::hosts::Host;
 use super::listing;
 
 #[path = "../cuda/mod.rs"]
-mod cuda;
+pub mod cuda;
 
 #[path = "../../examples/build_time/build.rs"]
 #[allow(dead_code)] // Its main function is cargo's to call.
@@ -31,7 +31,7 @@ mod build_script;
 #[path = "../../examples/build_time/src/kernels.rs"]
 mod built_in;
 
-pub fn has_nvrtc() -> bool {
+fn has_nvrtc() -> bool {
     let found = cuda::nvrtc();
     if let Err(reason) = &found {
         eprintln!("skipped: {reason}");

@@ -5,6 +5,7 @@ mod bad_patterns;
 mod bad_tensors;
 mod bundle;
 mod cache;
+mod on_gpu;
 mod outputs;
 mod reports;
 mod snapshots;

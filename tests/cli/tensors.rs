@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use half::bf16;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use tempfile::TempDir;
@@ -62,11 +63,36 @@ impl Tensors {
     }
 }
 
-/// Reads an f32 tensor: its shape and values.
+impl Tensors {
+    /// Writes the same tensors, rounded to bf16, to another file.
+    pub fn in_bf16(&self) -> PathBuf {
+        let half = |bytes: &[u8; 4]| bf16::from_f32(f32::from_le_bytes(*bytes)).to_le_bytes();
+        let rounded: Vec<(&str, &[usize], Vec<u8>)> = self
+            .tensors
+            .iter()
+            .map(|(name, _, shape, bytes)| {
+                (name.as_str(), &shape[..], bytes.as_chunks().0.iter().flat_map(half).collect())
+            })
+            .collect();
+        let views = rounded.iter().map(|(name, shape, bytes)| {
+            (*name, TensorView::new(Dtype::BF16, shape.to_vec(), bytes).unwrap())
+        });
+        let path = self.folder.path().join("bf16.safetensors");
+        std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+        path
+    }
+}
+
+/// Reads an f32 or a bf16 tensor: its shape and values.
 pub fn read(bytes: &[u8], name: &str) -> (Vec<usize>, Vec<f32>) {
     let file = SafeTensors::deserialize(bytes).unwrap();
     let view = file.tensor(name).unwrap();
-    assert_eq!(view.dtype(), Dtype::F32);
-    let values = view.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+    let values = match view.dtype() {
+        Dtype::F32 => view.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect(),
+        Dtype::BF16 => {
+            view.data().as_chunks().0.iter().map(|&bytes| bf16::from_le_bytes(bytes).to_f32()).collect()
+        }
+        other => panic!("{other:?}"),
+    };
     (view.shape().to_vec(), values)
 }

@@ -104,7 +104,7 @@ pub fn is_found(machine: &Machine, mistake: &Mistake) -> Result<(), Failed> {
         return Err(format!("{} no longer says `{}`", source.name, mistake.line).into());
     }
     source.text = source.text.replace(mistake.line, mistake.instead);
-    let cache = KernelCache::in_memory_as_ptx(cuda::search()).replacing(spec.fingerprint(), source);
+    let cache = KernelCache::in_memory(machine.gpu.search.clone()).replacing(spec.fingerprint(), source);
     let backward = mistake.pass != Pass::Forward;
     let options = GpuOptions { target: Some(target), backward, decode: false, ..GpuOptions::default() };
     let attention = GpuAttention::new(&machine.device, &cache, &ir.to_string(), &ir, shape, options)?;

@@ -1,6 +1,8 @@
 //! What the CUDA test binaries share: where NVRTC is looked for, and which patterns are tried.
 #![allow(dead_code)] // Each binary uses its part.
 
+use std::sync::OnceLock;
+
 use libtest_mimic::{Arguments, Trial};
 use longgen_codegen::cuda::NvrtcError;
 use longgen_codegen::cuda::locate::ToolSearch;
@@ -8,6 +10,8 @@ use longgen_codegen::cuda::nvrtc::Nvrtc;
 use longgen_codegen::ir::MaskIr;
 use longgen_codegen::pattern::{Clause, IndexSet, Mask, Pattern, PatternBuilder, Predicate};
 use longgen_codegen::spec::PatternCode;
+use longgen_emulator::Emulated;
+use longgen_runtime::driver::{GpuError, driver_version};
 
 /// Where tests look for NVRTC: the places `lgc` looks.
 pub fn search() -> ToolSearch {
@@ -26,10 +30,42 @@ pub fn search() -> ToolSearch {
 
 /// NVRTC, or why there is none. A choice that does not load is a failure, not an absence.
 pub fn nvrtc() -> Result<Nvrtc, String> {
-    match search().nvrtc() {
+    // Once: a second search would find by its bare name what the first has loaded, and not say where it is.
+    static FOUND: OnceLock<Result<Nvrtc, String>> = OnceLock::new();
+    let find = || match search().nvrtc() {
         Ok(found) => Ok(found),
         Err(NvrtcError::NotFound { .. }) => Err("no NVRTC on this machine".to_owned()),
         Err(other) => panic!("{other}"),
+    };
+    FOUND.get_or_init(find).clone()
+}
+
+/// Where a test finds a GPU's libraries: the machine's own, or the emulator's where there is no driver.
+pub struct Gpu {
+    /// Of NVRTC.
+    pub search: ToolSearch,
+    /// Of cuBLASLt, if not where it usually is.
+    pub blas: Option<std::path::PathBuf>,
+    /// The emulator's folder. It is no GPU, and slow.
+    pub emulated: Option<Emulated>,
+}
+
+impl Gpu {
+    /// Looks for a driver, and takes the emulator in its place where there is none.
+    ///
+    /// # Errors
+    /// That there is no NVRTC.
+    pub fn find() -> Result<Gpu, String> {
+        let (nvrtc, search) = (nvrtc()?, search());
+        let blas = std::env::var_os("LONGGEN_CUBLASLT").map(Into::into);
+        if !matches!(driver_version(), Err(GpuError::NoDriver)) {
+            return Ok(Gpu { search, blas, emulated: None });
+        }
+        let emulated = Emulated::new(nvrtc.path()).expect("the emulator is built with the tests");
+        emulated.stand_in().expect("it loads");
+        let folder = Some(emulated.folder().to_owned());
+        let search = ToolSearch { variable: folder.clone(), ..search };
+        Ok(Gpu { search, blas: folder, emulated: Some(emulated) })
     }
 }
 

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use longgen_codegen::artifact::{self, Artifact, BuildError, CompiledKernel};
-use longgen_codegen::bundle::{Bundle, ImageKind};
+use longgen_codegen::bundle::Bundle;
 use longgen_codegen::cuda::NvrtcError;
 use longgen_codegen::cuda::locate::ToolSearch;
-use longgen_codegen::cuda::nvrtc::{CompileOptions, Compiled, Nvrtc};
+use longgen_codegen::cuda::nvrtc::{CompileOptions, Nvrtc};
 use longgen_codegen::cuda::source::{CudaSource, GENERATOR};
 use longgen_codegen::spec::KernelSpec;
 use longgen_codegen::target::Target;
@@ -19,8 +19,6 @@ use crate::store::{KernelKey, Operation, Store, StoreLocation};
 #[derive(Debug)]
 pub struct KernelCache {
     origin: Origin,
-    /// What compiling leaves.
-    images: ImageKind,
     nvrtc: OnceLock<Nvrtc>,
     /// Where NVRTC was looked for in vain: a search starts Python, so it is done once.
     tried: OnceLock<Vec<String>>,
@@ -52,7 +50,6 @@ impl KernelCache {
     fn from_origin(origin: Origin, store: Arc<Store>) -> Self {
         KernelCache {
             origin,
-            images: ImageKind::Cubin,
             nvrtc: OnceLock::new(),
             tried: OnceLock::new(),
             version: OnceLock::new(),
@@ -66,11 +63,6 @@ impl KernelCache {
     /// A cache that forgets its kernels with the process.
     pub fn in_memory(search: ToolSearch) -> Self {
         KernelCache::new(search, Arc::new(Store::open(StoreLocation::Memory)))
-    }
-
-    /// The same with kernels as PTX, for a driver that compiles it, or that takes nothing else.
-    pub fn in_memory_as_ptx(search: ToolSearch) -> Self {
-        KernelCache { images: ImageKind::Ptx, ..KernelCache::in_memory(search) }
     }
 
     /// The kernels that a bundle holds for devices of one compute capability, and no others: nothing is compiled, and no NVRTC
@@ -175,8 +167,7 @@ impl KernelCache {
             Some(cubin) => cubin,
             None => match self.nvrtc() {
                 Ok(nvrtc) => {
-                    let compiled = compile_operation(nvrtc, source, &options)?;
-                    let cubin = self.image(compiled.ptx, compiled.cubin);
+                    let cubin = compile_operation(nvrtc, source, &options)?;
                     let (name, target) = (source.name.clone(), target.to_string());
                     let about = Operation { name, target, generator: GENERATOR.to_owned() };
                     self.store.put_operation(&key(nvrtc.version_text()), &about, &cubin);
@@ -194,14 +185,6 @@ impl KernelCache {
         self.store.kernel(&KernelKey { source: source.to_owned(), nvrtc })
     }
 
-    /// What the driver is given of a compiled source.
-    fn image(&self, ptx: String, cubin: Vec<u8>) -> Vec<u8> {
-        match self.images {
-            ImageKind::Cubin => cubin,
-            ImageKind::Ptx => [ptx.as_bytes(), b"\0"].concat(),
-        }
-    }
-
     fn build(
         &self,
         nvrtc: &Nvrtc,
@@ -209,8 +192,8 @@ impl KernelCache {
         source: CudaSource,
         hash: &str,
     ) -> Result<CompiledKernel, BuildError> {
-        let Artifact { ptx, cubin, manifest, .. } = Artifact::build_source(nvrtc, spec, source)?;
-        let kernel = CompiledKernel { image: self.image(ptx, cubin), manifest };
+        let Artifact { cubin, manifest, .. } = Artifact::build_source(nvrtc, spec, source)?;
+        let kernel = CompiledKernel { image: cubin, manifest };
         let key = KernelKey { source: hash.to_owned(), nvrtc: nvrtc.version_text() };
         self.store.put_kernel(&key, &kernel);
         Ok(kernel)
@@ -270,9 +253,9 @@ fn compile_operation(
     nvrtc: &Nvrtc,
     source: &CudaSource,
     options: &CompileOptions,
-) -> Result<Compiled, BuildError> {
+) -> Result<Vec<u8>, BuildError> {
     let compiled = nvrtc.compile(&source.text, &source.name, options)?;
     let refused = |refusal| BuildError::Refused { name: source.name.clone(), refusal };
     compiled.report.check().map_err(refused)?;
-    Ok(compiled)
+    Ok(compiled.cubin)
 }

@@ -120,7 +120,7 @@ impl Product {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cublasLtGetVersion() -> usize {
+pub extern "C" fn cublasLtGetVersion() -> usize {
     130_000
 }
 
