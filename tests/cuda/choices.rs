@@ -39,12 +39,7 @@ impl Kernels<'_> {
     }
 
     fn cache(&self) -> KernelCache {
-        let search = cuda::search();
-        if self.machine.emulated {
-            KernelCache::in_memory_as_ptx(search)
-        } else {
-            KernelCache::in_memory(search)
-        }
+        KernelCache::in_memory(self.machine.gpu.search.clone())
     }
 
     fn load(
