@@ -79,7 +79,7 @@ fn run_after_a_tune_gives_what_the_cpu_gives() {
     // Times mean nothing here; that they are measured, kept and used does.
     let tune =
         ["tune", PATTERN, "--device", "cuda", "--model", &model, "--length", "150", "--pass", "forward"];
-    let report = machine.lgc(&[&tune[..], &["--budget", "60s"]].concat());
+    let report = machine.lgc(&[&tune[..], &["--budget", "10m"]].concat());
     assert!(report.contains("choice: forward"), "{report}");
     let again = machine.lgc(&[&tune[..], &["--json"]].concat());
     assert!(again.contains("\"measured\": 0"), "{again}");
