@@ -269,3 +269,47 @@ fn elements(tensor: HostTensor) -> Result<Vec<f32>, ProblemError> {
     let found = tensor.dtype();
     tensor.into_f32().ok_or(ProblemError::DType { name: "output", found, expected: DType::F32 })
 }
+
+#[cfg(test)]
+mod tests {
+    use longgen_codegen::cpu::Blocking;
+    use longgen_codegen::model::PassGroup;
+    use longgen_codegen::pattern::{Mask, Pattern};
+
+    use super::*;
+    use crate::cpu::ChosenBy;
+    use crate::store::{Provenance, StoreLocation, TuneKey, TunedChoice};
+    use crate::tune::cpu_problem;
+
+    fn choice(blocking: Blocking) -> TunedChoice {
+        let provenance = Provenance {
+            pattern: "window=9".to_owned(),
+            problem: "a guess".to_owned(),
+            candidates_timed: 1,
+            candidates: 1,
+            finished: true,
+        };
+        TunedChoice { schedule: blocking.to_string(), seconds: 1e-3, spread: 0.0, provenance }
+    }
+
+    /// As a model of `lgc generate` and `eval` takes it.
+    #[test]
+    fn what_was_tuned_is_taken_where_the_softcap_is_as_in_the_tune() {
+        let pattern = Pattern::builder(Mask::window(9)).build().expect("a legal pattern");
+        let ir = MaskIr::lower(&pattern, None).expect("few terms");
+        let shape = HeadShape::new(2, 1, 16).expect("a shape");
+        let tuned = Blocking { rows: 16, ..Blocking::default() };
+        for (softcap, in_tune) in [(None, false), (None, true), (Some(20.0), false), (Some(20.0), true)] {
+            let attention = Attention::new(ir.clone(), shape, softcap).expect("kernels");
+            let (kernel, store) = (&attention.kernel, Store::open(StoreLocation::Memory));
+            let (of, with) = ((shape, DType::F32, in_tune), (kernel.isa(), kernel.threads()));
+            let key = TuneKey::new(cpu_problem(&ir, PassGroup::Forward, of, with), 64);
+            store.put_tuned(&key, &choice(tuned));
+            attention.use_tuned(&store);
+            let problem = attention.problem(Sequences::single(50).expect("tokens")).expect("a problem");
+            let (blocking, by) = kernel.blocking(&problem, DType::F32, PassGroup::Forward);
+            assert_eq!(by == ChosenBy::Tuner, softcap.is_some() == in_tune, "{softcap:?}, {in_tune}");
+            assert!(by != ChosenBy::Tuner || blocking == tuned);
+        }
+    }
+}
