@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use longgen_runtime::store::{Store, StoreLocation, StoreNotice};
 use rusqlite::Connection;
@@ -72,6 +73,21 @@ fn damage_while_the_store_is_open_is_repaired() {
     let notices = store.take_notices();
     assert!(matches!(notices[..], [StoreNotice::SetAside { .. }]), "{notices:?}");
     assert_eq!(found(&open_quietly(&file)).0, 1);
+}
+
+/// One makes the new file while the others look what it is.
+#[test]
+fn openers_at_once_agree_on_the_new_file() {
+    let (_folder, file) = place();
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    for _ in 0..100 {
+        fs::write(&file, b"garbage".repeat(100)).unwrap();
+        let notices: Vec<StoreNotice> = thread::scope(|scope| {
+            let openers: Vec<_> = (0..4).map(|_| scope.spawn(|| open(&file).1)).collect();
+            openers.into_iter().flat_map(|opener| opener.join().unwrap()).collect()
+        });
+        assert!(matches!(notices[..], [StoreNotice::SetAside { .. }]), "{notices:?}");
+    }
 }
 
 #[test]

@@ -63,6 +63,15 @@ pub fn open(path: &Path) -> Opened {
 /// # Errors
 /// When the file cannot be had at all: no right to it, no room, a lock that is never given up.
 pub fn attempt(path: &Path) -> rusqlite::Result<Attempt> {
+    // A process that still holds a file set aside takes the new one's journal for its own and removes it: the tables are there,
+    // and their maker is told of a failing disk.
+    look(path).or_else(|error| match error.sqlite_error_code() {
+        Some(ErrorCode::SystemIoFailure) => look(path),
+        _ => Err(error),
+    })
+}
+
+fn look(path: &Path) -> rusqlite::Result<Attempt> {
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(PATIENCE)?;
     let outcome = schema::kind(&connection).and_then(|kind| match kind {

@@ -61,6 +61,9 @@ pub enum FileKind {
 
 /// Reads the marks of a file.
 pub fn kind(connection: &Connection) -> rusqlite::Result<FileKind> {
+    // All of one moment: another process may just be making the tables, and half of them would be a stranger's.
+    let is_alone = connection.is_autocommit();
+    let _moment = is_alone.then(|| connection.unchecked_transaction()).transpose()?;
     let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
     let (application, version) = (number("PRAGMA application_id")?, number("PRAGMA user_version")?);
     if application != APPLICATION {
