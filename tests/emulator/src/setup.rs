@@ -60,7 +60,9 @@ impl Emulated {
 fn library() -> io::Result<PathBuf> {
     let test = std::env::current_exe()?;
     let name = format!("{}longgen_emulator{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
-    let mut files = test.ancestors().skip(1).take(2).map(|folder| folder.join(&name));
+    // A test lies beside it, in `deps`; an example in a folder next to that.
+    let near = test.ancestors().skip(1).take(2);
+    let mut files = near.flat_map(|folder| [folder.join(&name), folder.join("deps").join(&name)]);
     files.find(|file| file.is_file()).ok_or_else(|| {
         io::Error::new(io::ErrorKind::NotFound, format!("there is no {name} beside {}", test.display()))
     })
