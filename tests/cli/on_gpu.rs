@@ -84,9 +84,15 @@ fn run_after_a_tune_gives_what_the_cpu_gives() {
     let again = machine.lgc(&[&tune[..], &["--json"]].concat());
     assert!(again.contains("\"measured\": 0"), "{again}");
     let tuned = machine.lgc(&run);
-    assert!(tuned.contains("(tuned)"), "{tuned}");
+    let is_tuned = |text: &str| [text.matches("(tuned)").count(), text.matches("(not tuned)").count()];
+    assert!(is_tuned(&tuned) == [1, 3] && tuned.contains("cuda --deterministic`"), "{tuned}");
     let (found, before) = (outputs(&on_gpu), found);
     assert!(found.iter().zip(&before).all(|(a, b)| (a - b).abs() <= 0.02 * b.abs().max(1.0)));
+
+    let backward = ["--pass", "backward", "--deterministic", "--budget", "10m"];
+    machine.lgc(&[&tune[..tune.len() - 2], &backward].concat());
+    let tuned = machine.lgc(&run);
+    assert!(is_tuned(&tuned) == [4, 0] && !tuned.contains("did not measure"), "{tuned}");
 }
 
 #[test]

@@ -137,7 +137,7 @@ impl Listing<'_> {
         if kernels > 0 {
             writeln!(
                 out,
-                "\n{:10}  {:20} {:>4} {:4} {:7} {:6} {:>9} {:>7}  pattern",
+                "\n{:10}  {:22} {:>4} {:4} {:7} {:6} {:>9} {:>7}  pattern",
                 "kernel", "pass", "D", "type", "for", "nvrtc", "bytes", "age"
             )?;
         }
@@ -149,13 +149,13 @@ impl Listing<'_> {
             let pattern = shortened(kernel.pattern.unwrap_or("-"));
             writeln!(
                 out,
-                "{id:10}  {pass:20} {head_dim:>4} {dtype:4} {target:7} {nvrtc:6} {bytes:>9} {age:>7}  {pattern}"
+                "{id:10}  {pass:22} {head_dim:>4} {dtype:4} {target:7} {nvrtc:6} {bytes:>9} {age:>7}  {pattern}"
             )?;
         }
         if tuned > 0 {
             writeln!(
                 out,
-                "\n{:10}  {:20} {:>4} {:4} {:7} {:>9} {:>10} {:>7}  pattern",
+                "\n{:10}  {:22} {:>4} {:4} {:7} {:>9} {:>10} {:>7}  pattern",
                 "tuned", "pass", "D", "type", "for", "tokens", "time", "age"
             )?;
         }
@@ -165,7 +165,7 @@ impl Listing<'_> {
             let pattern = shortened(tuned.pattern);
             writeln!(
                 out,
-                "{id:10}  {pass:20} {head_dim:>4} {dtype:4} {target:7} {tokens:>9} {time:>10} {age:>7}  {pattern}"
+                "{id:10}  {pass:22} {head_dim:>4} {dtype:4} {target:7} {tokens:>9} {time:>10} {age:>7}  {pattern}"
             )?;
         }
         Ok(())

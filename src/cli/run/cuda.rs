@@ -90,21 +90,28 @@ fn compute(attention: &GpuAttention, input: &Input, backward: bool) -> Result<Re
         }
         _ => None,
     };
-    let schedule = |kernel: &CompiledKernel| {
-        let pass = kernel.manifest.pass;
-        let by = if attention.is_tuned(pass) { "tuned".to_owned() } else { not_tuned(pass) };
-        format!("{pass}: {} ({by})", kernel.manifest.schedule)
-    };
-    let schedules = attention.kernels().map(schedule).collect();
-    Ok(Results { o: o.download()?, lse: lse.to_vec()?, gradients, schedules })
+    Ok(Results { o: o.download()?, lse: lse.to_vec()?, gradients, schedules: schedules(attention) })
 }
 
-fn not_tuned(pass: Pass) -> String {
-    let option = if PassGroup::from(pass) == PassGroup::Backward { " --deterministic" } else { "" };
-    format!(
-        "not tuned; `lgc tune --device cuda{option}` did not measure this mask at this D, type and number of query heads of a KV head, \
-         with or without a softcap as here, on this GPU with this driver and NVRTC, by this version of longgen"
-    )
+/// A line for each kernel, and one that says why some are not tuned.
+fn schedules(attention: &GpuAttention) -> Vec<String> {
+    let line = |kernel: &CompiledKernel| {
+        let pass = kernel.manifest.pass;
+        let by = if attention.is_tuned(pass) { "tuned" } else { "not tuned" };
+        format!("{pass}: {} ({by})", kernel.manifest.schedule)
+    };
+    let mut lines: Vec<String> = attention.kernels().map(line).collect();
+    let passes = attention.kernels().map(|kernel| kernel.manifest.pass);
+    let untuned: Vec<Pass> = passes.filter(|&pass| !attention.is_tuned(pass)).collect();
+    if !untuned.is_empty() {
+        let of_backward = untuned.iter().any(|&pass| PassGroup::from(pass) == PassGroup::Backward);
+        let option = if of_backward { " --deterministic" } else { "" };
+        lines.push(format!(
+            "not tuned: `lgc tune --device cuda{option}` did not measure this mask at this D, type and number of query heads of a KV \
+             head, with or without a softcap as here, on this GPU with this driver and NVRTC, by this version of longgen"
+        ));
+    }
+    lines
 }
 
 /// The inputs of a backward pass.
