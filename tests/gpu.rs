@@ -75,13 +75,15 @@ fn trials(machine: Option<Arc<Machine>>) -> Vec<Trial> {
         let run = move || run(machine.as_deref().ok_or("no GPU")?);
         trials.push(Trial::test(name, run).with_ignored_flag(ignored));
     };
-    for target in targets(machine.as_deref()) {
+    for (family, target) in targets(machine.as_deref()).into_iter().enumerate() {
         for (index, case) in cuda::small_patterns().into_iter().enumerate() {
             for head_dim in [64, 128] {
                 for dtype in Dtype::ALL {
-                    // Types alternate where time is short, and each still meets each dimension.
-                    let turn = (index + (head_dim == 64) as usize + (dtype == Dtype::Bf16) as usize) % 2;
-                    if turn == 0 && machine.as_ref().is_some_and(|machine| machine.emulated) {
+                    // Where time is short each family meets each pattern once, and each dimension with each type.
+                    let even = |n: usize| (n + family).is_multiple_of(2);
+                    let turn =
+                        (head_dim == 64) == even(index / 2) && (dtype == Dtype::Bf16) == even(index / 4);
+                    if !turn && machine.as_ref().is_some_and(|machine| machine.emulated) {
                         continue;
                     }
                     // Softmax features alternate, so that each meets each pattern, dimension and type somewhere.

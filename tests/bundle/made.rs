@@ -201,12 +201,12 @@ fn a_bundle_tells_the_passes_that_it_would_lack() {
         return;
     }
     let (nvrtc, window) = (cuda::nvrtc().unwrap(), code(&"window=100".parse().unwrap()));
-    let (shape, target) = (Shape::plain(256, Dtype::Bf16), "sm_80".parse::<Target>().unwrap());
+    let (shape, target) = (Shape::plain(224, Dtype::Bf16), "sm_80".parse::<Target>().unwrap());
     let mut bundle = Bundle::new();
     bundle.add_pattern("window", &window);
-    let passes = [PassGroup::Forward, PassGroup::Decode];
+    let passes = [PassGroup::Forward, PassGroup::Backward];
     let error = bundle.compile(&nvrtc, "window", &window, shape, target, &passes).unwrap_err().to_string();
-    assert_eq!(error, "there is no decode for D 256, bf16 on sm_80");
+    assert_eq!(error, "there is no backward for D 224, bf16 on sm_80");
     assert_eq!(bundle.kernels, []);
     bundle.compile(&nvrtc, "window", &window, shape, target, &passes[..1]).unwrap();
     assert_eq!(bundle.kernels.len(), 2, "machine code and PTX");

@@ -50,7 +50,7 @@ fn right(body: &str, threads: u32, expected: &[u32]) -> usize {
 
 /// The message of the fault that every seed ends in.
 fn fault(body: &str, threads: u32) -> String {
-    let mut messages = SEEDS.map(|seed| kernel(body, threads, seed).expect_err("a fault"));
+    let mut messages = SEEDS.take(8).map(|seed| kernel(body, threads, seed).expect_err("a fault"));
     let first = messages.next().expect("a seed");
     assert!(messages.all(|message| message.contains("kernel k")));
     first
