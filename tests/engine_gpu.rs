@@ -25,10 +25,8 @@ pub struct Machine {
     pub blas: BlasSearch,
     /// Done once the kernels of the model's tests are compiled.
     pub warm: std::sync::Once,
-    /// It is no GPU, and slow.
-    pub emulated: bool,
-    /// Its libraries must stay where they are.
-    _gpu: cuda::Gpu,
+    /// Where its libraries are.
+    pub gpu: cuda::Gpu,
 }
 
 /// The operations on a stream.
@@ -50,7 +48,7 @@ impl Machine {
         eprintln!("on {} with {found:?}", device.name());
         let cache = KernelCache::in_memory(gpu.search.clone());
         let warm = std::sync::Once::new();
-        Ok(Machine { device, cache, blas, warm, emulated: gpu.emulated.is_some(), _gpu: gpu })
+        Ok(Machine { device, cache, blas, warm, gpu })
     }
 
     /// Loads the operations.
@@ -76,7 +74,7 @@ fn main() {
     let machine = found.ok().map(std::sync::Arc::new);
     let trial = |(name, run): &(&str, Test)| {
         let (machine, run) = (machine.clone(), *run);
-        let too_long = |machine: &Machine| machine.emulated && model::LONG_ONES.contains(name);
+        let too_long = |machine: &Machine| machine.gpu.is_emulated() && model::LONG_ONES.contains(name);
         let ignored = machine.as_deref().is_none_or(too_long);
         let body = move || run(machine.as_deref().ok_or("no GPU")?);
         Trial::test(*name, body).with_ignored_flag(ignored)

@@ -28,8 +28,6 @@ pub struct Machine {
     pub device: Device,
     /// Kernels compiled so far.
     pub cache: KernelCache,
-    /// It is no GPU, and slow.
-    pub emulated: bool,
     /// Where its libraries are.
     pub gpu: cuda::Gpu,
 }
@@ -42,7 +40,7 @@ fn main() {
     if let Err(reason) = &machine {
         eprintln!("ignored: {reason}");
     }
-    if machine.as_ref().is_ok_and(|machine| machine.emulated) {
+    if machine.as_ref().is_ok_and(|machine| machine.gpu.is_emulated()) {
         // A fault is told to whoever asks first.
         arguments.test_threads = Some(1);
     }
@@ -55,7 +53,7 @@ fn machine() -> Result<Machine, String> {
     let device = Device::open(0).map_err(|error| error.to_string())?;
     eprintln!("on {} ({:?})", device.name(), device.targets());
     let cache = KernelCache::in_memory(gpu.search.clone());
-    Ok(Machine { device, cache, emulated: gpu.emulated.is_some(), gpu })
+    Ok(Machine { device, cache, gpu })
 }
 
 /// Families of this machine, or of the one the tests were written for.
@@ -83,7 +81,7 @@ fn trials(machine: Option<Arc<Machine>>) -> Vec<Trial> {
                     let even = |n: usize| (n + family).is_multiple_of(2);
                     let turn =
                         (head_dim == 64) == even(index / 2) && (dtype == Dtype::Bf16) == even(index / 4);
-                    if !turn && machine.as_ref().is_some_and(|machine| machine.emulated) {
+                    if !turn && machine.as_ref().is_some_and(|machine| machine.gpu.is_emulated()) {
                         continue;
                     }
                     // Softmax features alternate, so that each meets each pattern, dimension and type somewhere.
@@ -106,7 +104,7 @@ fn trials(machine: Option<Arc<Machine>>) -> Vec<Trial> {
         }
     }
     // A GPU mostly forgives them.
-    if machine.as_ref().is_some_and(|machine| machine.emulated) {
+    if machine.as_ref().is_some_and(|machine| machine.gpu.is_emulated()) {
         for mistake in &mistakes::ALL {
             let run = move |machine: &Machine| mistakes::is_found(machine, mistake);
             add(format!("mistake::{}", mistake.name), Box::new(run));

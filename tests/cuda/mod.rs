@@ -46,11 +46,16 @@ pub struct Gpu {
     pub search: ToolSearch,
     /// Of cuBLASLt, if not where it usually is.
     pub blas: Option<std::path::PathBuf>,
-    /// The emulator's folder. It is no GPU, and slow.
-    pub emulated: Option<Emulated>,
+    /// The emulator's folder, which must stay.
+    emulated: Option<Emulated>,
 }
 
 impl Gpu {
+    /// Whether it is no GPU, and slow.
+    pub fn is_emulated(&self) -> bool {
+        self.emulated.is_some()
+    }
+
     /// Looks for a driver, and takes the emulator in its place where there is none.
     ///
     /// # Errors

@@ -44,11 +44,11 @@ fn sink_window(machine: &Machine, target: Target, deterministic: bool) -> Result
 /// More work than multiprocessors, and walks longer than any pipeline.
 fn many_tiles(machine: &Machine, target: Target) -> Result<(), Failed> {
     // An emulated GPU has three multiprocessors, so that less is more than they take.
-    let (documents, longest, keys, heads) = match machine.emulated {
+    let (documents, longest, keys, heads) = match machine.gpu.is_emulated() {
         true => (vec![0, 290, 421, 700], 777, 5000, (4, 2)),
         false => (vec![0, 640, 1001, 1900, 2240], 2049, 20_000, (16, 4)),
     };
-    let patterns: &[usize] = if machine.emulated { &[2, 3] } else { &[0, 2, 3] };
+    let patterns: &[usize] = if machine.gpu.is_emulated() { &[2, 3] } else { &[0, 2, 3] };
     for &index in patterns {
         let attention = attention(machine, &cuda::small_patterns()[index], SHAPE, options(target))?;
         let problems = [
@@ -222,7 +222,7 @@ fn strides(machine: &Machine, target: Target) -> Result<(), Failed> {
 /// The deterministic backward gives the same bits every time, with more key tiles than multiprocessors.
 fn repeatable(machine: &Machine, target: Target) -> Result<(), Failed> {
     // An emulated GPU needs less to be full, and takes another order in every run.
-    let (tokens, kv_heads, runs) = if machine.emulated { (700, 1, 3) } else { (2731, 8, 10) };
+    let (tokens, kv_heads, runs) = if machine.gpu.is_emulated() { (700, 1, 3) } else { (2731, 8, 10) };
     for index in [0, 2, 4] {
         let deterministic = GpuOptions { deterministic: true, ..options(target) };
         let attention = attention(machine, &cuda::small_patterns()[index], SHAPE, deterministic)?;
@@ -242,7 +242,7 @@ fn repeatable(machine: &Machine, target: Target) -> Result<(), Failed> {
 fn parts(machine: &Machine, target: Target) -> Result<(), Failed> {
     // Parts are 8192 queries long.
     let (patterns, tokens): (&[usize], usize) =
-        if machine.emulated { (&[2], 8600) } else { (&[2, 3, 4], 20_333) };
+        if machine.gpu.is_emulated() { (&[2], 8600) } else { (&[2, 3, 4], 20_333) };
     for &index in patterns {
         let case = &cuda::small_patterns()[index];
         let cut = attention(machine, case, SHAPE, options(target))?;

@@ -52,7 +52,7 @@ const LONG: [(&str, [usize; 3]); 4] = [
 
 /// The plans that a test goes through: on an emulated GPU the one with most in it.
 fn patterns(machine: &Machine) -> &'static [&'static str] {
-    if machine.emulated { &PATTERNS[2..3] } else { &PATTERNS }
+    if machine.gpu.is_emulated() { &PATTERNS[2..3] } else { &PATTERNS }
 }
 
 struct Setting {
@@ -86,7 +86,7 @@ impl Setting {
     }
 
     fn gpu(&self, machine: &Machine, used: GpuUse) -> Result<(GpuLlama, DeviceParams<bf16>), Failed> {
-        if !machine.emulated {
+        if !machine.gpu.is_emulated() {
             machine.warm.call_once(|| compile_all(machine));
         }
         let model = GpuLlama::new(&machine.device, &machine.cache, &machine.blas, &self.model, used)?;
@@ -243,7 +243,7 @@ fn updates_lower_the_loss(machine: &Machine) -> Result<(), Failed> {
 fn decoding(machine: &Machine) -> Result<(), Failed> {
     // Prompts below, at and past the window; chunks of one token, of some, of everything.
     let sizes = [[39, 16, 12], [1, 1, 30], [130, 48, 30], [130, 130, 5]];
-    let sizes = if machine.emulated { &sizes[..1] } else { &sizes[..] };
+    let sizes = if machine.gpu.is_emulated() { &sizes[..1] } else { &sizes[..] };
     patterns(machine).iter().try_for_each(|pattern| decode(machine, pattern, sizes))
 }
 
@@ -292,7 +292,7 @@ fn many_sequences(machine: &Machine) -> Result<(), Failed> {
 fn decode_batch(machine: &Machine, pattern: &str, prompts: &[usize]) -> Result<(), Failed> {
     let setting = Setting::new(pattern, false)?;
     let (model, weights) = setting.gpu(machine, GpuUse::Decode)?;
-    let new = if machine.emulated { 9 } else { 20 };
+    let new = if machine.gpu.is_emulated() { 9 } else { 20 };
     let sequence = |(s, prompt): (usize, &usize)| setting.tokens(prompt + new, 20 + s as u64);
     let all: Vec<Vec<u32>> = prompts.iter().enumerate().map(sequence).collect();
     let mut decoder = GpuDecoder::new(&model, &weights);

@@ -45,7 +45,7 @@ pub struct Missing {
     pub shape: Shape,
     /// The architecture.
     pub target: Target,
-    /// That there is no template, or what was wrong with the last schedule that was tried.
+    /// What was wrong with the last schedule that was tried.
     #[source]
     pub reason: BuildError,
 }
