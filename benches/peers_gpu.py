@@ -2,13 +2,20 @@
 """Our GPU kernels beside the peers', taking turns on the same shapes in one run, on one GPU.
 
     cargo bench --bench gpu --no-run            # builds target/release/deps/gpu-<hash>
-    python benches/peers_gpu.py BINARY [--out results.json] [--peers cudnn,flash2,flash4,sdpa,flex] [--seconds 600]
+    python benches/peers_gpu.py BINARY [--out results.json] [--peers NAME,NAME] [--seconds 600]
 
-Peers: PyTorch's scaled_dot_product_attention through cuDNN and through FlashAttention-2 (dense causal, decode), FlashAttention-4's Hopper
-kernels (the package flash-attn-4: dense causal, windows), FlexAttention compiled with the same mask. All on random bf16 data;
-CUDA events; ours and each peer in two rounds by turns, the median of all launches. Decode steps are replays of a captured graph, from
-caches that do not stay in L2. TFLOP/s count visible pairs only (4 pairs D forward, 10 backward), for everybody. Also measured, as
-ceilings: a large matmul and a large copy.
+Peers, each where it is installed:
+    cudnn, flash2   PyTorch's scaled_dot_product_attention through cuDNN and through FlashAttention-2: dense causal
+    flash3          FlashAttention-3: dense causal, windows, decode. Its library is in the package flash_attn_3, and in xformers 0.0.34, which
+                    need not be importable (pip install --no-deps xformers==0.0.34 nvidia-cuda-runtime-cu12)
+    flash4          FlashAttention-4's Hopper kernels, the package flash-attn-4: dense causal, windows
+    flex            FlexAttention compiled with the same mask
+    sdpa            decode through the quicker of cuDNN and FlashAttention-2
+    flashinfer      decode
+
+All on random bf16 data; CUDA events; ours and each peer in two rounds by turns, the median of all launches. Decode steps are replays
+of a captured graph, from caches that do not stay in L2. TFLOP/s count visible pairs only (4 pairs D forward, 10 backward), for
+everybody. Also measured, as ceilings: a large matmul and a large copy.
 
 Results are written after every item, the most important ones first, so that a run cut short loses little. Kernels of the two peers
 that compile their own are compiled beforehand, in processes of their own, into those peers' caches. FlexAttention comes last: six masks
@@ -16,6 +23,10 @@ took 178 s on 16 cores. `--peers flex` runs its items alone.
 """
 
 import argparse
+import ctypes
+import functools
+import glob
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -31,6 +42,7 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 ROUNDS = 2
 STEPS_IN_GRAPH = 20
 CACHES_BYTES = 512 << 20
+PAGE = 16  # tokens, of FlashInfer's caches
 K = 1024
 
 # The masks of the sparse items, as their definitions say. True: depends on the head.
@@ -59,20 +71,21 @@ def item(pattern, pass_, tokens, heads=(32, 32), head_dim=128, batch=1, target=N
 
 def items():
     """What to run, the most important first, each with its peers."""
-    all_dense, dense, flash4, flex = ("cudnn", "flash4", "flash2"), ("cudnn", "flash4"), ("flash4", "flex"), ("flex",)
+    dense, windows, flex = ("cudnn", "flash3", "flash4"), ("flash3", "flash4"), ("flex",)
+    decode = ("sdpa", "flash3", "flashinfer")
     passes = ("forward", "backward")
     for pass_ in passes:
-        yield item("full", pass_, 16 * K), all_dense
+        yield item("full", pass_, 16 * K), (*dense, "flash2")
         yield item("full", pass_, 32 * K), dense
     for batch, tokens in ((1, 4 * K), (1, 128 * K), (8, 32 * K), (32, 4 * K)):
-        yield item("full", "decode", tokens, heads=(32, 8), batch=batch), ("sdpa",)
+        yield item("full", "decode", tokens, heads=(32, 8), batch=batch), decode
     for batch, tokens in ((1, 4 * K), (1, 32 * K), (8, 4 * K), (8, 16 * K)):
-        yield item("full", "decode", tokens, batch=batch), ("sdpa",)
+        yield item("full", "decode", tokens, batch=batch), decode
     for pass_ in passes:
-        yield item("window=1024", pass_, 32 * K), flash4
+        yield item("window=1024", pass_, 32 * K), (*windows, "flex")
         yield item("full", pass_, 64 * K), dense
         yield item("sink=4, window=4096", pass_, 64 * K), flex
-    yield item("full", "forward", 128 * K), ("cudnn",)
+    yield item("full", "forward", 128 * K), ("cudnn", "flash3")
     yield item("full", "backward", 128 * K), ()
     for preset in ("longgen-sink", "longgen-stride", "phi3-small"):
         for pass_ in passes:
@@ -88,7 +101,7 @@ def items():
         yield item("window=1024", pass_, 32 * K, target="sm_90"), flex
     for pass_ in passes:
         yield item("sink=4, window=4096", pass_, 128 * K), ()
-        yield item("window=1024", pass_, 32 * K, head_dim=64), ("flash4",)
+        yield item("window=1024", pass_, 32 * K, head_dim=64), windows
     for preset in ("sink=4, window=4096", "longgen-stride"):
         yield item(preset, "decode_compact", 128 * K, batch=8), ()
 
@@ -129,6 +142,16 @@ def ceilings():
 def smi(fields):
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def versions(packages):
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return found
 
 
 class Ours:
@@ -210,41 +233,122 @@ def of_pass(forward, item, tokens_first=False):
     return lambda: torch.autograd.grad(o, qkv, d_o, retain_graph=True)
 
 
-def sdpa_decode_peer(item):
-    """The best of PyTorch's ways with one query token a sequence, replayed like ours. Times are of a whole graph."""
-    gqa = item["heads"] != item["kv_heads"]
-    q = random(item, item["heads"], 1)
+@functools.cache
+def flash3_operators():
+    """FlashAttention-3's, from the library of either package, neither of which need be importable beside this PyTorch."""
+    for runtime in (path for folder in sys.path for path in glob.glob(f"{folder}/nvidia/cuda_runtime/lib/libcudart.so.12")):
+        ctypes.CDLL(runtime, ctypes.RTLD_GLOBAL)
+    for package, inside in (("flash_attn_3", ""), ("xformers", "flash_attn_3/")):
+        spec = importlib.util.find_spec(package)
+        for folder in spec.submodule_search_locations if spec else ():
+            for library in glob.glob(f"{folder}/{inside}_C*.so"):
+                torch.ops.load_library(library)
+                return torch.ops.flash_attn_3
+    raise RuntimeError("FlashAttention-3 is not installed")
+
+
+def flash3_peer(item):
+    flash3 = flash3_operators()
+    if item["pass"] == "decode":
+        # Its own choice of splits. Its tensors are [batch, tokens, heads, D].
+        return graph_of_steps(item, lambda q, k, v: flash3.fwd(q, k, v, num_splits=0), tokens_first=True)
+    window = {} if item["pattern"] == "full" else {"window_size_left": WINDOWS[item["pattern"]], "window_size_right": 0}
+    kept = {"is_causal": item["pattern"] == "full", **window}
+    heads = (item["heads"], item["kv_heads"], item["kv_heads"])
+    q, k, v = (random(item, each, item["tokens"], tokens_first=True).transpose(1, 2) for each in heads)
+    if item["pass"] == "forward":
+        return lambda: flash3.fwd(q, k, v, **kept)
+    o, lse = flash3.fwd(q, k, v, **kept)[:2]
+    d_o, gradients = torch.randn_like(o), [torch.empty_like(each) for each in (q, k, v)]
+    return lambda: flash3.bwd(d_o, q, k, v, o, lse, *gradients, **kept)
+
+
+def graph_of_steps(item, attend, tokens_first=False):
+    """The replay of a graph of decode steps, each from the next of the caches, which do not all stay in L2."""
+    order = (lambda tensor: tensor.transpose(1, 2)) if tokens_first else (lambda tensor: tensor)
+    q = order(random(item, item["heads"], 1, tokens_first=tokens_first))
     cache_bytes = 4 * item["batch"] * item["kv_heads"] * item["tokens"] * item["head_dim"]
     count = min(STEPS_IN_GRAPH, -(-CACHES_BYTES // cache_bytes))
-    caches = [[random(item, item["kv_heads"], item["tokens"]) for _ in range(2)] for _ in range(count)]
+    made = lambda: order(random(item, item["kv_heads"], item["tokens"], tokens_first=tokens_first))
+    caches = [(made(), made()) for _ in range(count)]
+
+    def steps():
+        for step in range(STEPS_IN_GRAPH):
+            attend(q, *caches[step % count])
+
+    steps()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        steps()
+    return graph.replay
+
+
+def quickest(replays):
+    """Of graphs that are made one after another; those that a peer refuses do not count."""
     best = None
-    for backend in (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION):
-
-        def steps():
-            with torch.no_grad(), sdpa_kernel(backend):
-                for step in range(STEPS_IN_GRAPH):
-                    sdpa(q, *caches[step % count], enable_gqa=gqa)
-
+    for make in replays:
         try:
-            steps()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                steps()
-        except RuntimeError:
+            replay = make()
+        except (RuntimeError, ValueError):
             continue
-        taken = min(times_ms(graph.replay, 3))
+        taken = min(times_ms(replay, 3))
         if best is None or taken < best[0]:
-            best = (taken, graph)
+            best = (taken, replay)
     if best is None:
-        raise RuntimeError("no backend takes this shape")
-    return best[1].replay
+        raise RuntimeError("it has nothing for this shape")
+    return best[1]
+
+
+def sdpa_decode_peer(item):
+    """The best of PyTorch's ways with one query token a sequence."""
+    gqa = item["heads"] != item["kv_heads"]
+
+    def through(backend):
+        def attend(q, k, v):
+            with torch.no_grad(), sdpa_kernel(backend):
+                sdpa(q, k, v, enable_gqa=gqa)
+
+        return lambda: graph_of_steps(item, attend)
+
+    return quickest(map(through, (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION)))
+
+
+def flashinfer_peer(item):
+    """The better of its decode kernels, with and without tensor cores. Pages of a sequence lie in order."""
+    import flashinfer
+
+    batch, pages = item["batch"], item["tokens"] // PAGE
+
+    def integers(values):
+        return torch.tensor(values, dtype=torch.int32, device="cuda")
+
+    table = [integers(each) for each in ([pages * b for b in range(batch + 1)], range(batch * pages), [PAGE] * batch)]
+
+    def with_tensor_cores(wanted):
+        workspace = torch.zeros(256 << 20, dtype=torch.uint8, device="cuda")
+        names = ("paged_kv_indptr_buffer", "paged_kv_indices_buffer", "paged_kv_last_page_len_buffer")
+        kept = {name: each.clone() for name, each in zip(names, table)}
+        wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(
+            workspace, "NHD", use_tensor_cores=wanted, use_cuda_graph=True, **kept
+        )
+        shape = (item["heads"], item["kv_heads"], item["head_dim"], PAGE)
+        wrapper.plan(*table, *shape, q_data_type=torch.bfloat16, kv_data_type=torch.bfloat16)
+
+        def attend(q, k, v):
+            wrapper.run(q.squeeze(1), tuple(each.view(batch * pages, PAGE, *each.shape[2:]) for each in (k, v)))
+
+        return lambda: graph_of_steps(item, attend, tokens_first=True)
+
+    return quickest(map(with_tensor_cores, (False, True)))
 
 
 PEERS = {
     "cudnn": sdpa_peer(SDPBackend.CUDNN_ATTENTION),
     "flash2": sdpa_peer(SDPBackend.FLASH_ATTENTION),
+    "flash3": flash3_peer,
     "flash4": flash4_peer,
     "flex": flex_peer,
+    "flashinfer": flashinfer_peer,
     "sdpa": sdpa_decode_peer,
 }
 
@@ -315,7 +419,7 @@ def run_item(ours, it, peers):
             result = ours.ask("again")
             rounds["ours"].append(result["ms"])
         for name, run in prepared.items():
-            steps = STEPS_IN_GRAPH if name == "sdpa" else 1
+            steps = STEPS_IN_GRAPH if it["pass"] == "decode" else 1
             rounds[name].append(statistics.median(times_ms(run)) / steps)
     result["clock_after"] = smi("clocks.sm,power.draw")
     prepared.clear()
@@ -386,7 +490,7 @@ def main():
         "gpu": torch.cuda.get_device_name(),
         "driver": smi("driver_version"),
         "torch": torch.__version__,
-        "not_installed": [name for name in ("flash_attn", "flashinfer") if importlib.util.find_spec(name) is None],
+        "versions": versions(("xformers", "flash-attn-3", "flash-attn-4", "flashinfer-python")),
         "clock_before": smi("clocks.sm,power.draw,temperature.gpu"),
         "ceilings": ceilings(),
         "items": [],
