@@ -23,23 +23,40 @@ LG_DEVICE void wait_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-// Starts the copy of kRows rows whose distance is `row_stride` halves, by kWorkers threads numbered `worker`. Rows for which
-// row_valid(row) is false become zeros: what lies there belongs to a neighbour, and 0 * NaN must not reach an output.
+// What one of kWorkers threads, that numbered `worker`, copies of a tile: chunk c of every kRowsPerPass-th row from first_row on.
+template <int kWorkers, int kColumns>
+struct CopyShare {
+    static constexpr int kChunks = SharedTile<kColumns>::kChunks;
+    static constexpr int kRowsPerPass = kWorkers / kChunks;  // workers left over (96 columns) copy nothing
+    int first_row, c;
+
+    LG_DEVICE explicit CopyShare(int worker) {
+        worker = opaque(worker);
+        first_row = worker / kChunks, c = worker % kChunks;
+    }
+
+    // Starts this share of the copy of kRows rows whose distance is `row_stride` halves. `next` is chunk c of first_row. Where
+    // pass_valid(row - first_row) is false, zeros are written: what lies there belongs to a neighbour, and 0 * NaN must not reach
+    // an output.
+    template <int kRows, class Valid>
+    LG_DEVICE void start(SharedTile<kColumns> to, const Half* next, i64 row_stride, Valid pass_valid) const {
+        if (kWorkers % kChunks != 0 && first_row >= kRowsPerPass) return;
+#pragma unroll
+        for (int pass = 0; pass < kRows; pass += kRowsPerPass) {
+            const int row = pass + first_row;
+            if (kRows % kRowsPerPass != 0 && row >= kRows) return;
+            copy_chunk_async(to.chunk(row, c), next, pass_valid(pass));
+            next += kRowsPerPass * row_stride;
+        }
+    }
+};
+
+// Starts the copy of the kRows rows from `from` on, by kWorkers threads numbered `worker`; zeros where row_valid(row) is false.
 template <int kRows, int kWorkers, int kColumns, class Valid>
 LG_DEVICE void copy_rows_async(SharedTile<kColumns> to, const Half* from, i64 row_stride, int worker, Valid row_valid) {
-    constexpr int kChunks = SharedTile<kColumns>::kChunks;
-    constexpr int kRowsPerPass = kWorkers / kChunks;  // workers left over (96 columns) copy nothing
-    worker = opaque(worker);
-    const int first_row = worker / kChunks, c = worker % kChunks;
-    if (kWorkers % kChunks != 0 && first_row >= kRowsPerPass) return;
-    const Half* next = from + first_row * row_stride + c * kChunkHalves;
-#pragma unroll
-    for (int pass = 0; pass < kRows; pass += kRowsPerPass) {
-        const int row = pass + first_row;
-        if (kRows % kRowsPerPass != 0 && row >= kRows) return;
-        copy_chunk_async(to.chunk(row, c), next, row_valid(row));
-        next += kRowsPerPass * row_stride;
-    }
+    const CopyShare<kWorkers, kColumns> share(worker);
+    const Half* next = from + share.first_row * row_stride + share.c * kChunkHalves;
+    share.template start<kRows>(to, next, row_stride, [&](int pass) { return row_valid(pass + share.first_row); });
 }
 
 // The same for the first `rows` rows of a tile, zeros below them, by the whole block.

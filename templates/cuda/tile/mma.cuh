@@ -75,9 +75,11 @@ LG_DEVICE PieceReader<kColumns> read_right_first(SharedTile<kColumns> tile) {
     return {tile, lane % 8 + lane / 16 * 8, lane / 8 % 2};
 }
 
-// C [kBlocks * 16, kN] += A [kBlocks * 16, kDepth] B [kN, kDepth]^T.
-template <int kBlocks, int kN, int kDepth>
-LG_DEVICE void multiply_abt(Accumulator<kBlocks, kN>& c, SharedTile<kDepth> a_tile, SharedTile<kDepth> b_tile) {
+// C [kBlocks * 16, kN] += A [kBlocks * 16, kDepth] B [kN, kDepth]^T. beside() is called once, when the operands of the first
+// step are on their way: what it does stands beside products, and ptxas mixes them.
+template <int kBlocks, int kN, int kDepth, class Beside>
+LG_DEVICE void multiply_abt(Accumulator<kBlocks, kN>& c, SharedTile<kDepth> a_tile, SharedTile<kDepth> b_tile,
+                            Beside beside) {
     const PieceReader<kDepth> a = read_down_first(a_tile), b = read_right_first(b_tile);
 #pragma unroll
     for (int depth = 0; depth < kDepth / 16; ++depth) {
@@ -88,6 +90,7 @@ LG_DEVICE void multiply_abt(Accumulator<kBlocks, kN>& c, SharedTile<kDepth> a_ti
         for (int n = 0; n < kN / 16; ++n) {
             u32 right[4];
             load_matrices(right, b.at(n, depth));
+            if (depth == 0 && n == kN / 16 - 1) beside();
 #pragma unroll
             for (int block = 0; block < kBlocks; ++block) {
                 mma_16x8x16(c.x[block][2 * n], left[block], right[0], right[1]);
@@ -95,6 +98,11 @@ LG_DEVICE void multiply_abt(Accumulator<kBlocks, kN>& c, SharedTile<kDepth> a_ti
             }
         }
     }
+}
+
+template <int kBlocks, int kN, int kDepth>
+LG_DEVICE void multiply_abt(Accumulator<kBlocks, kN>& c, SharedTile<kDepth> a_tile, SharedTile<kDepth> b_tile) {
+    multiply_abt(c, a_tile, b_tile, [] {});
 }
 
 // C [kBlocks * 16, kN] += A [kBlocks * 16, kDepth] B for the columns [first_b, first_b + kN) of B, kDepth rows of it.

@@ -36,7 +36,7 @@ struct ScoreMap {
 // Running maximum and sum of the rows of a warp: rows block * 16 + lane / 4 and the one 8 further down.
 template <int kBlocks>
 struct OnlineSoftmax {
-    float max[kBlocks][2];  // of bounded scores so far; -inf while nothing was visible
+    float max[kBlocks][2];  // of bounded scores so far, up to the slack of `raise`; -inf while nothing was visible
     float sum[kBlocks][2];  // this lane's part of sum of exp2(factor * (score - max))
 
     LG_DEVICE OnlineSoftmax() {
@@ -51,33 +51,36 @@ struct OnlineSoftmax {
     LG_DEVICE float base(int block, int half) const { return max[block][half] == -kInf ? 0.0f : max[block][half]; }
 
     // Takes the maximum of further bounded scores (-inf where masked) into the running one, and rescales to it what has been
-    // collected so far. Most tiles move no maximum of a warp, and then there is nothing to rescale: the factor is exactly 1.
+    // collected so far. All of it waits until a row of the warp has a score more than `slack` powers of two above its running
+    // maximum: a lower maximum serves as well, with probabilities up to 2^slack, and then most tiles cost no more than a vote.
     template <int kN, int kD>
-    LG_DEVICE void raise(const Accumulator<kBlocks, kN>& scores, Accumulator<kBlocks, kD>& output, float factor) {
-        float before[kBlocks][2];
-        bool moved = false;
+    LG_DEVICE void raise(const Accumulator<kBlocks, kN>& scores, Accumulator<kBlocks, kD>& output, float factor,
+                         float slack = 0.0f) {
+        float top[kBlocks][2];  // of this lane's scores
+        bool outgrown = false;
 #pragma unroll
         for (int block = 0; block < kBlocks; ++block) {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                float row_max = before[block][half] = max[block][half];
+                float& row_top = top[block][half] = -kInf;
 #pragma unroll
                 for (int piece = 0; piece < kN / 8; ++piece) {
                     const float(&x)[4] = scores.x[block][piece];
-                    row_max = fmaxf(row_max, fmaxf(x[half * 2], x[half * 2 + 1]));
+                    row_top = fmaxf(row_top, fmaxf(x[half * 2], x[half * 2 + 1]));
                 }
-                max[block][half] = quad_max(row_max);
-                moved |= max[block][half] != before[block][half];
+                outgrown |= (row_top - max[block][half]) * factor > slack;  // false for -inf over -inf
             }
         }
-        if (!__any_sync(kAllLanes, moved)) return;
+        if (!__any_sync(kAllLanes, outgrown)) return;
 #pragma unroll
         for (int block = 0; block < kBlocks; ++block) {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
+                const float before = max[block][half];
+                max[block][half] = quad_max(fmaxf(before, top[block][half]));
                 // The difference first: where the maximum stays, it is 0. `max * factor - shift` is one fused operation, which
                 // keeps the rounding error of shift and adds it up tile after tile.
-                const float rescale = exp2_approx((before[block][half] - base(block, half)) * factor);
+                const float rescale = exp2_approx((before - base(block, half)) * factor);
                 sum[block][half] *= rescale;
 #pragma unroll
                 for (int piece = 0; piece < kD / 8; ++piece) {
