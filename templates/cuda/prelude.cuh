@@ -54,6 +54,19 @@ LG_DEVICE float half_to_float(Half bits) {
 
 LG_DEVICE Half float_to_half(float value) { return Half(pack_half2(value, 0.0f) & 0xffffu); }
 
+// Two floats to one register of two fp16 numbers, whatever Half is, and back.
+LG_DEVICE u32 pack_fp16(float lo, float hi) {
+    u32 packed;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(hi), "f"(lo));
+    return packed;
+}
+LG_DEVICE float2 unpack_fp16(u32 packed) {
+    float2 pair;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(pair.x) : "h"(u16(packed)));
+    asm("cvt.f32.f16 %0, %1;" : "=f"(pair.y) : "h"(u16(packed >> 16)));
+    return pair;
+}
+
 LG_DEVICE float low_half(u32 packed) { return half_to_float(Half(packed & 0xffffu)); }
 LG_DEVICE float high_half(u32 packed) { return half_to_float(Half(packed >> 16)); }
 
@@ -99,6 +112,15 @@ LG_DEVICE int opaque(int x) {
 LG_DEVICE float opaque(float x) {
     asm volatile("" : "+f"(x));
     return x;
+}
+
+// Some warps of a block meet at a barrier of their own (1 to 15; 0 is __syncthreads): who arrives goes on, who syncs waits until
+// `threads` have come.
+LG_DEVICE void named_barrier_sync(int id, int threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+LG_DEVICE void named_barrier_arrive(int id, int threads) {
+    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 // Address in the shared window, for instructions that take 32-bit shared addresses.

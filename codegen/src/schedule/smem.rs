@@ -28,9 +28,10 @@ pub fn smem_bytes(pass: Pass, family: Family, shape: &Shape, schedule: &Schedule
         (Pass::BackwardDkv, _) => 2 * keys + stages * (2 * queries + 2 * 4 * tile_m),
         // Q and dO, then rings of K and V.
         (Pass::BackwardDq, _) => 2 * queries + 2 * stages * keys,
-        // K and V, P and dS, rings of Q, dO, log-sum-exp and delta, the walk and a step of it for each stage.
+        // K and V, two buffers of dS, rings of Q, dO, log-sum-exp and delta, the walk and its steps, two more than stages.
         (Pass::BackwardFused | Pass::BackwardOrdered, Family::Sm80) => {
-            2 * keys + 2 * 2 * tile_m * tile_n + stages * (2 * queries + 2 * 4 * tile_m + 8) + 64
+            let scores = 2 * 2 * tile_m * tile_n;
+            2 * keys + scores + stages * (2 * queries + 2 * 4 * tile_m) + 64 + 8 * (stages + 2)
         }
         // K and V, two stages of Q and dO, two buffers of dS, two areas of two pieces of dQ, two stages of log-sum-exp and delta,
         // barriers, four units, four messages, two flags, two words of the producer.

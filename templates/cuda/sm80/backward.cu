@@ -7,15 +7,16 @@
 //
 // summed over the queries i that see j and over the query heads of the KV head; s' is 1 without a softcap. Scores are taken
 // transposed (rows are keys), as in backward_dkv.cu. Shared memory is what limits the kernel, so each warp's share of a product
-// is as near to a square as registers let it be. A pair of warps owns 32 keys, and of a step
+// is as near to a square as registers let it be. A pair of warps owns 32 keys:
 //
-//   S^T, dP^T   32 keys x 32 queries        each warp of the pair half of the queries, "its own"
-//   dV, dK      32 keys x 64 columns        each half of D, held in registers; of P^T and dS^T its own queries are left operands
-//                                           where they come out, the other's come through shared memory
-//   dQ          32 queries x 32 columns     its own queries, the pair's columns; sums over all keys
+//   score warp      S^T    32 keys x 64 queries    P^T     dV   32 keys x D, in registers
+//   gradient warp   dP^T   32 keys x 64 queries    dS^T    dK   32 keys x D, in registers
 //
-// A warp reads 68 KB a step for its products (16 + 16 + 10 + 10 + 16) and writes 4. With 16 keys of its own, all queries and all
-// of D it would read 100.
+// P^T and dS^T are left operands where they come out. What the gradient warp needs of P, P s' as fp16, comes through shared memory.
+// All warps make dQ, each 32 queries x 32 columns, sums over all keys, from the dS^T of all gradient warps.
+//
+// A score warp reads 56 KB of shared memory a step and writes 4, a gradient warp 60 and 4. With half the queries for both scores
+// and gradients, and half of D for both dV and dK, a warp would read 68; with 16 keys of its own, all queries and all of D, 100.
 //
 //   grid    x = ceil(max_k / kTileN); y = G; z = B                                           block  kThreads
 //   K, V    kTileN x D        Q, dO   kTileM x D, each kStages deep        S^T, dP^T   kTileN x kTileM in registers
@@ -27,17 +28,21 @@
 //   V          kTileN * D * 2
 //   Q ring     kStages * kTileM * D * 2
 //   dO ring    kStages * kTileM * D * 2
-//   P^T        kTileN * kTileM * 2
-//   dS^T       kTileN * kTileM * 2
+//   dS^T ring  2 * kTileN * kTileM * 2          before dS, what its rows need of P lies in their place
 //   lse ring   kStages * kTileM * 4
 //   delta ring kStages * kTileM * 4
-//   walk       64 + kStages * 8
+//   walk       64 + (kStages + 2) * 8
 //
-// Synchronisation. Step t uses slot t mod kStages, whose copies are one group. The wait leaves the newest kStages - 2 groups
-// unfinished, that is, step t's is done; the barrier behind it shows the data to all warps and says that all are done with
-// step t - 1: its slot takes the copies of step t + kStages - 1, P^T and dS^T are written anew. K and V come with the first group.
-// The barrier in the middle of a step shows P^T and dS^T to all. Behind it thread 0 writes step t + kStages into the walk, which
-// is read behind the next barrier.
+// Synchronisation. One barrier of the block a step. In the interval t between two of them, score warps work on step t and then make
+// dQ of step t - 1, gradient warps make dQ of step t - 1 and then work on step t: where one warp of a scheduler has exponentials or
+// waits for P, the other has products. Step t uses slot t mod kStages of Q, dO and their statistics, in interval t alone, and slot
+// t mod 2 of dS: written in interval t, read in the next, so free in the one behind that.
+//   Copies of step t + kStages - 1 are started in interval t, into the slot of step t - 1, and are one group of each thread. Before
+// the barrier each thread waits for all but its newest kStages - 2 groups: then step t + 1 is there. K and V come with the first.
+//   A pair has a barrier of its own: the score warp arrives when its part of P is written and goes on, the gradient warp waits.
+// The score warp comes there again only behind the block's barrier.
+//   In interval t thread 0 writes step t + kStages into the walk, which is read from the next interval on, and at last when dQ is
+// made, in interval t + kStages + 1.
 //
 // Query rows past the end of the sequence are zeros in Q and dO: whatever their P, they add nothing to dK and dV, and what they
 // add to dQ is not read.
@@ -47,7 +52,6 @@
 #include "tile/gradient.cuh"
 #include "tile/headed_walk.cuh"
 #include "tile/mma.cuh"
-#include "tile/stream.cuh"
 
 namespace lg {
 
@@ -58,129 +62,237 @@ static_assert(kStages >= 2, "one slot is computed on while the others fill");
 using KeyTile = SharedTile<kHeadDim>;
 using QueryRing = SharedRing<kTileM, kHeadDim>;
 using ScoreTile = SharedTile<kTileM>;
-constexpr int kPart = 32;  // keys of a pair, queries of a warp's scores, rows and columns of its dQ
-constexpr int kScoreBytes = kTileN * ScoreTile::kRowBytes;
+using ScoreRing = SharedRing<kTileN, kTileM>;
+constexpr int kPart = 32;  // keys of a pair; rows and columns of a warp's dQ
 constexpr int kStatsBytes = kTileM * 4;
-constexpr int kWalkPlace =
-    2 * kTileN * KeyTile::kRowBytes + kStages * (2 * QueryRing::kTileBytes + 2 * kStatsBytes) + 2 * kScoreBytes;
+constexpr int kQueriesPlace = 2 * kTileN * KeyTile::kRowBytes;
+constexpr int kScoresPlace = kQueriesPlace + 2 * kStages * QueryRing::kTileBytes;
+constexpr int kStatsPlace = kScoresPlace + 2 * ScoreRing::kTileBytes;
+constexpr int kWalkPlace = kStatsPlace + 2 * kStages * kStatsBytes;
 
-// What lies where in shared memory.
+// 0, which the compiler does not know: what it is added to is made in each step. Kept across the loop it would spill.
+LG_DEVICE u32 nothing(int t) { return u32(opaque(t)) >> 31; }
+
+// What this warp works on, made anew where it is used.
+LG_DEVICE int warp_number() { return u32(opaque(int(threadIdx.x))) / kWarpSize; }
+LG_DEVICE u32 lane_number() { return u32(opaque(int(threadIdx.x))) % kWarpSize; }
+LG_DEVICE int pair_number() { return warp_number() % (kWarps / 2); }
+LG_DEVICE int dq_queries() { return warp_number() % 2 * kPart; }
+LG_DEVICE int dq_columns() { return warp_number() / 2 * kPart; }
+LG_DEVICE bool makes_scores() { return threadIdx.x < kThreads / 2; }
+
+// What a step works on in shared memory.
 struct Tiles {
-    KeyTile k, v;
-    QueryRing q, d_o;
-    ScoreTile p, ds;
-    u32 lse, delta;
+    KeyTile keys_values;    // K, and V behind it
+    KeyTile first, second;  // Q and dO for a score warp, dO and Q for a gradient warp
+    ScoreTile ds;
+    u32 stats;              // log-sum-exp for a score warp, delta for a gradient warp
 
-    LG_DEVICE explicit Tiles(u32 base) {
-        k = {base};
-        v = k.rows_from(kTileN);
-        q = {v.rows_from(kTileN).base};
-        d_o = {q.base + kStages * QueryRing::kTileBytes};
-        p = {d_o.base + kStages * QueryRing::kTileBytes};
-        ds = p.rows_from(kTileN);
-        lse = ds.base + kScoreBytes;
-        delta = lse + kStages * kStatsBytes;
+    LG_DEVICE explicit Tiles(int t) {
+        const u32 base = opaque(int(shared_address(dynamic_shared) + nothing(t)));
+        const u32 slot = t % kStages, role = warp_number() / (kWarps / 2);
+        const KeyTile queries = QueryRing{base + kQueriesPlace}.tile(slot);
+        keys_values = {base};
+        first = queries.rows_from(role * kStages * kTileM);
+        second = queries.rows_from((1 - role) * kStages * kTileM);
+        ds = {ScoreRing{base + kScoresPlace}.tile(t % 2).base};
+        stats = base + kStatsPlace + (role * kStages + slot) * kStatsBytes;
     }
+
+    // 32 keys for a score warp, and for a gradient warp their values.
+    LG_DEVICE KeyTile own_rows() const { return keys_values.rows_from(warp_number() * kPart); }
+    LG_DEVICE ScoreTile pair_ds() const { return ds.rows_from(pair_number() * kPart); }
 };
 
 // Where the block is in its walk, in shared memory: in registers it would be in the way of the products.
 struct BlockWalk {
     HeadedWalk walk;
+    int q_begin;
     struct Step {
-        int n, kind;
-    } steps[kStages];  // the ring's: query tile, or -1 behind the last, and its kind and head
+        int n, kind;  // query tile, or -1 behind the last; its kind and head
+    } steps[kStages + 2];
 
-    LG_DEVICE void fetch(int slot) {
-        if (!walk.next(steps[slot].n, steps[slot].kind)) steps[slot].n = -1;
+    LG_DEVICE void fetch(int t) {
+        Step& step = steps[t % (kStages + 2)];
+        if (!walk.next(step.n, step.kind)) step.n = -1;
     }
+    LG_DEVICE const Step& step(int t) const { return steps[t % (kStages + 2)]; }
 };
-static_assert(sizeof(BlockWalk) <= 64 + kStages * 8);
-constexpr int kBackwardSmemBytes = kWalkPlace + 64 + kStages * 8;
+constexpr int kWalkBytes = 64 + 8 * (kStages + 2);
+static_assert(sizeof(BlockWalk) <= kWalkBytes);
+constexpr int kBackwardSmemBytes = kWalkPlace + kWalkBytes;
 
-// 0, which the compiler does not know: an address that it is added to is made in each step. Kept across the loop it would spill.
-LG_DEVICE u32 nothing(int slot) { return u32(opaque(slot)) / kStages; }
+using KeyGradient = Accumulator<2, kHeadDim>;  // keys of the pair: dV of a score warp, dK of a gradient warp
+using Scores = Accumulator<2, kTileM>;         // keys of the pair, all queries
+using ScoreOperand = Fragments<2, kTileM>;
 
-// What this warp works on, made anew where it is used.
-LG_DEVICE int warp_number() { return u32(opaque(int(threadIdx.x))) / kWarpSize; }
-LG_DEVICE int pair_keys() { return warp_number() / 2 * kPart; }
-LG_DEVICE int own_queries() { return warp_number() % 2 * kPart; }
-LG_DEVICE int other_queries() { return kPart - own_queries(); }
-LG_DEVICE int own_columns() { return warp_number() % 2 * (kHeadDim / 2); }
-
-using KeyGradient = Accumulator<2, kHeadDim / 2>;  // keys of the pair, own columns
-using Scores = Accumulator<2, kPart>;              // keys of the pair, own queries
-
-// -inf where the pattern hides a pair. A pattern's test may need many registers, so only 8 scores of a lane are tested at a time:
-// always the first ones of the array, which then become the last.
-LG_DEVICE void mask_scores(const BlockWalk& block, int slot, Scores& scores) {
-    const BlockWalk::Step step = block.steps[slot];
-    mask_tile(HeadedWalk::kind_of(step.kind), [&](int kind) {
-        const QueryTileWalk& walk = block.walk.queries;
-        const int i0 = walk.tile_begin(step.n) + own_queries(), j0 = walk.j0 + pair_keys(), g = walk.g, key_len = walk.key_len;
+// Which of a lane's scores of 16 keys and all queries the pattern shows, a bit each in the order of an Accumulator; the first is
+// that of query i and key j. By rolled code: a pattern's test may need many registers.
+LG_DEVICE u32 visible_bits(int g, int i, int j, int key_len) {
+    u32 bits = 0;
 #pragma unroll 1
-        for (int quarter = 0; quarter < 4; ++quarter) {
-            const int i = i0 + quarter % 2 * 16, j = j0 + quarter / 2 * 16;
-            Accumulator<1, 16> tested;
+    for (int first = 0; first < 32; first += 8) {
 #pragma unroll
-            for (int e = 0; e < 8; ++e) tested.x[0][e / 4][e % 4] = scores.x[0][e / 4][e % 4];
-            tested.for_each([&](float& x, int row, int column) {
-                if (!keep(kind, g, i + column, j + row, key_len)) x = -kInf;
-            });
-#pragma unroll
-            for (int e = 0; e < 24; ++e) scores.x[e / 16][e / 4 % 4][e % 4] = scores.x[(e + 8) / 16][(e + 8) / 4 % 4][e % 4];
-#pragma unroll
-            for (int e = 0; e < 8; ++e) scores.x[1][2 + e / 4][e % 4] = tested.x[0][e / 4][e % 4];
+        for (int e = 0; e < 8; ++e) {
+            const int query = i + first * 2 + e / 4 * 8 + e % 2, key = j + e % 4 / 2 * 8;
+            bits |= u32(keep(kGeneral, g, query, key, key_len)) << e << first;
         }
-    });
+    }
+    return bits;
 }
 
-// Scores, P and dS of the pair's keys and the warp's own queries: into shared memory, and their products with Q and dO.
-LG_DEVICE void own_products(const Params& p, const BlockWalk& block, const Tiles& tiles, int slot, KeyGradient& dk, KeyGradient& dv) {
-    const KeyTile queries = tiles.q.tile(slot).rows_from(own_queries()), out_grads = tiles.d_o.tile(slot).rows_from(own_queries());
-    Scores scores;  // S^T, then P^T s'
+// -inf where the pattern hides a pair.
+LG_DEVICE void mask_scores(const BlockWalk& block, int t, Scores& scores) {
+    const BlockWalk::Step step = block.step(t);
+    const int kind = HeadedWalk::kind_of(step.kind);
+    if (kind == kFull) return;
+    const QueryTileWalk& walk = block.walk.queries;
+    const int i0 = walk.tile_begin(step.n), j0 = walk.j0 + pair_number() * kPart, g = walk.g, key_len = walk.key_len;
+    if (kind == kEdge) {
+        scores.for_each([=](float& x, int row, int column) {
+            if (!keep(kEdge, g, i0 + column, j0 + row, key_len)) x = -kInf;
+        });
+        return;
+    }
+    const int lane = lane_number();
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const u32 bits = visible_bits(g, i0 + lane % 4 * 2, j0 + half * 16 + lane / 4, key_len);
+#pragma unroll
+        for (int e = 0; e < 32; ++e) {
+            if (!(bits >> e & 1)) scores.x[half][e / 4][e % 4] = -kInf;
+        }
+    }
+}
+
+// P is made in units of 2^-15: as fp16, what a gradient warp gets of it, its weights, then keeps its digits however many keys share
+// a query.
+constexpr float kWeightLog2 = 15.0f, kWeightUnit = 1.0f / 32768;
+
+// Where a lane of a score warp leaves 8 weights, those of 16 x 16 scores, for the same lane of the gradient warp.
+LG_DEVICE u32 weights_place(const Tiles& tiles, int half, int piece, u32 lane) {
+    return tiles.pair_ds().base + (half * (kTileM / 16) + piece) * 512 + lane * 16;
+}
+
+// S^T -> P^T, as operand, and P^T s' for the gradient warp.
+LG_DEVICE void make_probabilities(const Params& p, const Tiles& tiles, Scores& scores, ScoreOperand& operand, u32 lane) {
+    const ScoreMap map(p);
+#pragma unroll
+    for (int piece = 0; piece < kTileM / 16; ++piece) {
+        u32 weights[2][4];
+#pragma unroll
+        for (int side = 0; side < 2; ++side) {
+            const float2 lse = load_shared_float2(tiles.stats + (piece * 16 + side * 8 + lane % 4 * 2) * 4);
+            const float shift[2] = {backward_shift(lse.x) - kWeightLog2, backward_shift(lse.y) - kWeightLog2};
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const float(&x)[4] = scores.x[half][piece * 2 + side];
+                float probability[4], weight[4];
+#pragma unroll
+                for (int e = 0; e < 4; ++e) {
+                    probability[e] = exp2_approx(x[e] * map.factor - shift[e % 2]);
+                    weight[e] = probability[e] * map.slope(x[e]);
+                }
+#pragma unroll
+                for (int row = 0; row < 2; ++row) {
+                    operand.x[half][piece][side * 2 + row] = pack_half2(probability[row * 2], probability[row * 2 + 1]);
+                    weights[half][side * 2 + row] = pack_fp16(weight[row * 2], weight[row * 2 + 1]);
+                }
+            }
+        }
+#pragma unroll
+        for (int half = 0; half < 2; ++half) store_shared_words(weights_place(tiles, half, piece, lane), weights[half]);
+    }
+}
+
+// dP^T -> dS^T, as operand.
+LG_DEVICE void make_score_gradients(const Tiles& tiles, const Scores& dp, ScoreOperand& operand, u32 lane) {
+#pragma unroll
+    for (int piece = 0; piece < kTileM / 16; ++piece) {
+        u32 weights[2][4];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) load_shared_words(weights[half], weights_place(tiles, half, piece, lane));
+#pragma unroll
+        for (int side = 0; side < 2; ++side) {
+            const float2 delta = load_shared_float2(tiles.stats + (piece * 16 + side * 8 + lane % 4 * 2) * 4);
+            const float left = delta.x * kWeightUnit, right = delta.y * kWeightUnit;
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const float(&x)[4] = dp.x[half][piece * 2 + side];
+#pragma unroll
+                for (int row = 0; row < 2; ++row) {
+                    const float2 weight = unpack_fp16(weights[half][side * 2 + row]);
+                    operand.x[half][piece][side * 2 + row] =
+                        pack_half2(weight.x * (x[row * 2] * kWeightUnit - left), weight.y * (x[row * 2 + 1] * kWeightUnit - right));
+                }
+            }
+        }
+    }
+}
+
+// Scores, P and dV of a score warp; dP, dS and dK of a gradient warp.
+LG_DEVICE void own_products(const Params& p, const BlockWalk& block, int t, KeyGradient& sums) {
+    const Tiles tiles(t);
+    Scores scores;  // S^T, or dP^T
     scores.clear();
-    multiply_abt(scores, tiles.k.rows_from(pair_keys()), queries);
-    if constexpr (kSoftcap) scores.for_each([score = ScoreMap(p)](float& x, int, int) { x = score.bounded(x); });
-    mask_scores(block, slot, scores);
-
-    Scores dp;  // dP^T, then dS^T
-    dp.clear();
-    multiply_abt(dp, tiles.v.rows_from(pair_keys()), out_grads);
-
-    const u32 stats = slot * kStatsBytes + own_queries() * 4, lane = (threadIdx.x + nothing(slot)) % kWarpSize;
-    Fragments<2, kPart> left;  // P^T, then dS^T
-    column_probabilities(scores, left, tiles.lse + stats, ScoreMap(p), lane);
-    store_fragments(tiles.p.rows_from(pair_keys()), own_queries(), left, lane);
-    multiply_ab(dv, left, out_grads, own_columns());
-    column_score_gradients(dp, scores, tiles.delta + stats, lane);
-    to_fragments(left, dp);
-    store_fragments(tiles.ds.rows_from(pair_keys()), own_queries(), left, lane);
-    multiply_ab(dk, left, queries, own_columns());
-}
-
-// The same products with the queries of the other warp of the pair.
-LG_DEVICE void other_products(const Tiles& tiles, int slot, KeyGradient& dk, KeyGradient& dv) {
-    Fragments<2, kPart> left;
-    load_fragments(left, tiles.p.rows_from(pair_keys()), other_queries());
-    multiply_ab(dv, left, tiles.d_o.tile(slot).rows_from(other_queries()), own_columns());
-    load_fragments(left, tiles.ds.rows_from(pair_keys()), other_queries());
-    multiply_ab(dk, left, tiles.q.tile(slot).rows_from(other_queries()), own_columns());
+    multiply_abt(scores, tiles.own_rows(), tiles.first);
+    const u32 lane = lane_number();
+    const int barrier = 1 + pair_number();
+    ScoreOperand operand;
+    if (makes_scores()) {
+        if constexpr (kSoftcap) scores.for_each([score = ScoreMap(p)](float& x, int, int) { x = score.bounded(x); });
+        mask_scores(block, t, scores);
+        make_probabilities(p, tiles, scores, operand, lane);
+        named_barrier_arrive(barrier, 2 * kWarpSize);
+    } else {
+        named_barrier_sync(barrier, 2 * kWarpSize);
+        make_score_gradients(tiles, scores, operand, lane);
+        __syncwarp();  // all lanes have their weights: dS takes their place
+        store_fragments(tiles.pair_ds(), 0, operand, lane);
+    }
+    multiply_ab(sums, operand, tiles.second);
 }
 
 // Adds this warp's part of dS K to the sums of a query tile and head.
-LG_DEVICE void add_dq(const Params& p, const Tiles& tiles, int tile) {
-    Accumulator<2, kPart> dq;  // own queries, as many columns as the pair has keys
+LG_DEVICE void add_dq(const Params& p, const BlockWalk& block, int t) {
+    const Tiles tiles(t);
+    Accumulator<2, kPart> dq;
     dq.clear();
-    multiply_atb<kTileN>(dq, tiles.ds, own_queries(), tiles.k, pair_keys());
-    const int piece = pair_keys() / 64, column_group = pair_keys() % 64 / 8;
-    const int thread = own_queries() / 16 * kWarpSize + threadIdx.x % kWarpSize;
+    multiply_atb<kTileN>(dq, tiles.ds, dq_queries(), tiles.keys_values, dq_columns());
+    const BlockWalk::Step step = block.step(t);
+    const int tile = dq_tile(p, blockIdx.z, block.q_begin, step.n, HeadedWalk::head_of(step.kind));
+    const int piece = dq_columns() / 64, column_group = dq_columns() % 64 / 8;
+    const int thread = dq_queries() / 16 * kWarpSize + lane_number();
     float* target = dq_piece(p, tile, piece) + (column_group * kDqPieceThreads + thread) * 4;
 #pragma unroll
-    for (int block = 0; block < 2; ++block) {
+    for (int half = 0; half < 2; ++half) {
 #pragma unroll
-        for (int c = 0; c < 4; ++c) add_to_global(target + (c * kDqPieceThreads + block * kWarpSize) * 4, dq.x[block][c]);
+        for (int c = 0; c < 4; ++c) add_to_global(target + (c * kDqPieceThreads + half * kWarpSize) * 4, dq.x[half][c]);
     }
     if (threadIdx.x == 0) p.dq_turn[tile] = kStored;
+}
+
+// Starts the copies of step t: score warps bring Q and the log-sum-exps, gradient warps dO and delta.
+LG_DEVICE void start_copies(const Params& p, const BlockWalk& block, int t) {
+    const BlockWalk::Step step = block.step(t);
+    if (step.n >= 0) {
+        const Tiles tiles(t);
+        const QueryTileWalk& walk = block.walk.queries;
+        const int worker = opaque(int(threadIdx.x)) % (kThreads / 2), h = HeadedWalk::head_of(step.kind);
+        const int token = block.q_begin + step.n * kTileM, rows = walk.i_end - walk.tile_begin(step.n);
+        const Half* from = makes_scores() ? query_row(p, token, h) : output_gradient_row(p, token, h);
+        const float* stats = (makes_scores() ? p.lse : p.delta) + stats_index(p, token, h);
+        copy_rows_async<kTileM, kThreads / 2>(tiles.first, from, makes_scores() ? p.q_t : p.do_t, worker,
+                                              [=](int row) { return row < rows; });
+        copy_floats_async<kTileM>(tiles.stats, stats, rows, worker);
+    }
+    commit_copies();
+}
+
+// The end of an interval: all warps are done with their part, and the next step's copies are there.
+LG_DEVICE void meet() {
+    wait_copies<kStages - 2>();
+    __syncthreads();
 }
 
 }  // namespace lg
@@ -192,62 +304,53 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_backward
     const int n = order < 0 ? 0 : 1 + order % others, g = order < 0 ? order + p.kv_heads : order / others, b = blockIdx.z;
     const int group = p.heads / p.kv_heads;
     const Sequence seq = load_sequence(p, b);
-    const int keys = min_int(kTileN, seq.k_len - n * kTileN);
-    if (keys <= 0) return;
+    const int key_count = min_int(kTileN, seq.k_len - n * kTileN);
+    if (key_count <= 0) return;
     const int first_key = seq.k_begin + n * kTileN;
 
     BlockWalk& block = *reinterpret_cast<BlockWalk*>(dynamic_shared + kWalkPlace);
     if (threadIdx.x == 0) {
         block.walk = {{p, b, g, n, seq}, group};
-        for (int slot = 0; slot < kStages; ++slot) block.fetch(slot);
+        block.q_begin = seq.q_begin;
+        for (int t = 0; t < kStages; ++t) block.fetch(t);
     }
-    const auto start_copy = [&](const Tiles& tiles, int slot) {
-        const BlockWalk::Step& step = block.steps[slot];
-        if (step.n >= 0) {
-            const Sequence seq = load_sequence(p, opaque(b));  // read again: fewer registers in the loop
-            const int t = step.n * kTileM, h = HeadedWalk::head_of(step.kind);
-            const int token = seq.q_begin + t, rows = seq.q_len - t;
-            copy_tile_async<kTileM>(tiles.q.tile(slot), query_row(p, token, h), p.q_t, rows);
-            copy_tile_async<kTileM>(tiles.d_o.tile(slot), output_gradient_row(p, token, h), p.do_t, rows);
-            copy_floats_async<kTileM>(tiles.lse + slot * kStatsBytes, p.lse + stats_index(p, token, h), rows);
-            copy_floats_async<kTileM>(tiles.delta + slot * kStatsBytes, p.delta + stats_index(p, token, h), rows);
-        }
-        commit_copies();
-    };
-
-    const u32 shared = shared_address(dynamic_shared);
-    const Tiles start(shared);
-    copy_tile_async<kTileN>(start.k, key_row(p, first_key, g), p.k_t, keys);
-    copy_tile_async<kTileN>(start.v, value_row(p, first_key, g), p.v_t, keys);
+    const KeyTile keys{shared_address(dynamic_shared)};
+    copy_tile_async<kTileN>(keys, key_row(p, first_key, g), p.k_t, key_count);
+    copy_tile_async<kTileN>(keys.rows_from(kTileN), value_row(p, first_key, g), p.v_t, key_count);
     __syncthreads();  // the first steps
-    for (int slot = 0; slot < kStages - 1; ++slot) start_copy(start, slot);
+    for (int t = 0; t < kStages - 1; ++t) start_copies(p, block, t);
+    meet();
 
-    KeyGradient dk, dv;
-    dk.clear();
-    dv.clear();
+    KeyGradient sums;
+    sums.clear();
 
-    for (int slot = 0;; slot = slot + 1 == kStages ? 0 : slot + 1) {
-        wait_copies<kStages - 2>();
-        __syncthreads();
-        const auto tiles = [=] { return Tiles(shared + nothing(slot)); };  // made anew in each part of a step
-        start_copy(tiles(), slot == 0 ? kStages - 1 : slot - 1);
-        if (block.steps[slot].n < 0) break;
-        own_products(p, block, tiles(), slot, dk, dv);
-        const int tile = dq_tile(p, b, p.cu_q[opaque(b)], block.steps[slot].n, HeadedWalk::head_of(block.steps[slot].kind));
-        __syncthreads();
-        if (threadIdx.x == 0) block.fetch(slot);
+    // A score warp makes dQ of the step before behind its own products and before the barrier, a gradient warp behind the barrier.
+    for (int t = 0;; ++t) {
+        const auto ended = [&] { return block.step(t).n < 0; };  // read again where it is asked: one register less
+        if (!ended()) {
+            start_copies(p, block, t + kStages - 1);
+            own_products(p, block, t, sums);
+            if (threadIdx.x == 0) block.fetch(t + kStages);
+        }
+        if (!makes_scores()) {
+            if (ended()) break;
+            meet();
+        }
         __syncwarp();  // whole warps load matrices
-        add_dq(p, tiles(), tile);
-        other_products(tiles(), slot, dk, dv);
+        const int made = t - makes_scores();
+        if (made >= 0) add_dq(p, block, made);
+        if (makes_scores()) {
+            if (ended()) break;
+            meet();
+        }
     }
+    __syncthreads();  // all have read the keys
 
-    dk.scale(p.scale);
+    sums.scale(makes_scores() ? kWeightUnit : p.scale);
     const QueryTileWalk& walk = block.walk.queries;
-    const int token = p.cu_k[opaque(b)] + walk.j0 + pair_keys(), rows = walk.j1 - walk.j0 - pair_keys();
-    // Rows that this warp alone uses: all reads of keys and values lie before the loop's last barrier.
-    const SharedTile<kHeadDim / 2> staging = SharedTile<kHeadDim / 2>{start.k.base}.rows_from(warp_number() * 2 * kPart);
-    Half* dk_rows = row_of(static_cast<Half*>(p.dk), token, p.dk_t, walk.g, p.dk_h) + own_columns();
-    Half* dv_rows = row_of(static_cast<Half*>(p.dv), token, p.dv_t, walk.g, p.dv_h) + own_columns();
-    store_warp_rows(dk_rows, p.dk_t, rows, staging, dk);
-    store_warp_rows(dv_rows, p.dv_t, rows, staging.rows_from(kPart), dv);
+    const int first_row = pair_number() * kPart, token = p.cu_k[opaque(b)] + walk.j0 + first_row;
+    Half* to = makes_scores() ? row_of(static_cast<Half*>(p.dv), token, p.dv_t, walk.g, p.dv_h)
+                              : row_of(static_cast<Half*>(p.dk), token, p.dk_t, walk.g, p.dk_h);
+    const KeyTile staging = keys.rows_from(warp_number() * kPart);
+    store_warp_rows(to, makes_scores() ? p.dv_t : p.dk_t, walk.j1 - walk.j0 - first_row, staging, sums);
 }

@@ -65,12 +65,12 @@ LG_DEVICE void copy_tile_async(SharedTile<kColumns> to, const Half* from, i64 ro
     copy_rows_async<kRows, kThreads>(to, from, row_stride, threadIdx.x, [=](int row) { return row < rows; });
 }
 
-// kRows floats of which the first `rows` are real, by the whole block.
+// kRows floats of which the first `rows` are real, by the whole block, or by as many threads as rows or more, numbered `worker`.
 template <int kRows>
-LG_DEVICE void copy_floats_async(u32 to, const float* from, int rows) {
+LG_DEVICE void copy_floats_async(u32 to, const float* from, int rows, int worker = threadIdx.x) {
 #pragma unroll
     for (int pass = 0; pass < kRows; pass += kThreads) {
-        const int row = pass + threadIdx.x;
+        const int row = pass + worker;
         if (row < kRows) copy_float_async(to + row * 4, from + row, row < rows);
     }
 }
@@ -89,6 +89,18 @@ LG_DEVICE float load_shared_float(u32 from) {
 
 LG_DEVICE void store_shared_float(u32 to, float value) {
     asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(value) : "memory");
+}
+
+LG_DEVICE void load_shared_words(u32 (&words)[4], u32 from) {
+    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(from)
+                 : "memory");
+}
+
+LG_DEVICE void store_shared_words(u32 to, const u32 (&words)[4]) {
+    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+                 : "memory");
 }
 
 // 16 bytes to a 16-byte aligned address. As an assignment the compiler may make four stores of it, each of a quarter of a sector.

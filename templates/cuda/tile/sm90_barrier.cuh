@@ -81,15 +81,6 @@ struct RingBarriers {
     }
 };
 
-// ---- named barriers (id 0 is __syncthreads) ---------------------------------------------------------------------------
-
-LG_DEVICE void named_barrier_sync(int id, int threads) {
-    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-LG_DEVICE void named_barrier_arrive(int id, int threads) {
-    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-
 // ---- proxies and registers ----------------------------------------------------------------------------------------------
 
 // Orders this thread's ordinary shared-memory accesses before later ones of the tensor cores and the copy engine.
