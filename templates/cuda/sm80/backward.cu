@@ -113,8 +113,11 @@ struct BlockWalk {
     } steps[kStages + 2];
 
     LG_DEVICE void fetch(int t) {
-        Step& step = steps[t % (kStages + 2)];
-        if (!walk.next(step.n, step.kind)) step.n = -1;
+        HeadedWalk moved = walk;  // all of it read at once: the block waits for this thread
+        Step step;
+        if (!moved.next(step.n, step.kind)) step.n = -1;
+        steps[t % (kStages + 2)] = step;
+        walk = moved;
     }
     LG_DEVICE const Step& step(int t) const { return steps[t % (kStages + 2)]; }
 };
@@ -175,7 +178,7 @@ LG_DEVICE u32 weights_place(const Tiles& tiles, int half, int piece, u32 lane) {
 }
 
 // S^T -> P^T, as operand, and P^T s' for the gradient warp.
-LG_DEVICE void make_probabilities(const Params& p, const Tiles& tiles, Scores& scores, ScoreOperand& operand, u32 lane) {
+LG_DEVICE void make_probabilities(const Params& p, const Tiles& tiles, const Scores& scores, ScoreOperand& operand, u32 lane) {
     const ScoreMap map(p);
 #pragma unroll
     for (int piece = 0; piece < kTileM / 16; ++piece) {
