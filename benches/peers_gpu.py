@@ -314,7 +314,7 @@ def sdpa_decode_peer(item):
 
 
 def flashinfer_peer(item):
-    """The better of its decode kernels, with and without tensor cores. Pages of a sequence lie in order."""
+    """The better of its decode kernels, without tensor cores and, where query heads share keys, with them. Pages lie in order."""
     import flashinfer
 
     batch, pages = item["batch"], item["tokens"] // PAGE
@@ -339,7 +339,8 @@ def flashinfer_peer(item):
 
         return lambda: graph_of_steps(item, attend, tokens_first=True)
 
-    return quickest(map(with_tensor_cores, (False, True)))
+    shared = item["heads"] > item["kv_heads"]
+    return quickest(map(with_tensor_cores, (False, True) if shared else (False,)))
 
 
 PEERS = {

@@ -26,7 +26,7 @@ const fn left_out(name: &'static str, target: &'static str, pass: Pass, line: &'
 }
 
 /// All of them.
-pub const ALL: [Mistake; 11] = [
+pub const ALL: [Mistake; 12] = [
     Mistake {
         name: "copies-one-step-late",
         target: "sm_90",
@@ -42,12 +42,18 @@ pub const ALL: [Mistake; 11] = [
         instead: "        wait_copies<kStages - 2>();\n        const ScoreMap score(p);",
     },
     Mistake {
-        name: "scores-not-shared",
+        name: "steps-do-not-meet",
         target: "sm_90",
         pass: Pass::BackwardFused,
-        line: "        __syncthreads();\n        if (threadIdx.x == 0) block.fetch(slot);",
-        instead: "        if (threadIdx.x == 0) block.fetch(slot);",
+        line: "    wait_copies<kStages - 2>();\n    __syncthreads();\n}",
+        instead: "    wait_copies<kStages - 2>();\n}",
     },
+    left_out(
+        "weights-not-awaited",
+        "sm_90",
+        Pass::BackwardFused,
+        "        named_barrier_sync(barrier, 2 * kWarpSize);",
+    ),
     left_out("values-not-awaited", "sm_90a", Pass::Forward, "        shared.v.wait_full(v_at);"),
     Mistake {
         name: "queries-released-early",
