@@ -18,8 +18,8 @@ of a captured graph, from caches that do not stay in L2. TFLOP/s count visible p
 everybody. Also measured, as ceilings: a large matmul and a large copy.
 
 Results are written after every item, the most important ones first, so that a run cut short loses little. Kernels of the two peers
-that compile their own are compiled beforehand, in processes of their own, into those peers' caches. FlexAttention comes last: six masks
-took 178 s on 16 cores. `--peers flex` runs its items alone.
+that compile their own are compiled beforehand, in processes of their own, into those peers' caches. FlexAttention's items (six masks
+took 178 s on 16 cores) and FlashInfer's come last. With `--peers` only the items that those have a part in run.
 """
 
 import argparse
@@ -476,7 +476,7 @@ def main():
     parser.add_argument("--out", default="gpu_bench.json")
     parser.add_argument("--seconds", type=float, default=600, help="start no further item after this long")
     parser.add_argument("--compile-seconds", type=float, default=300, help="wait this long for a peer that compiles its kernels")
-    parser.add_argument("--peers", type=peers_named, default=list(PEERS), help="which take part, with commas; by default all")
+    parser.add_argument("--peers", type=peers_named, default=list(PEERS), help="which take part, and in which items; with commas, by default all")
     parser.add_argument("--compile", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     # Read by flash-attn-4 when it is imported.
@@ -521,14 +521,21 @@ def main():
     def compiled(peer):
         return compiled_within(peer, options.compile_seconds) if peer in options.peers else []
 
-    early = [name for name in options.peers if name not in ("flash4", "flex")]
+    early = [name for name in options.peers if name not in ("flash4", "flex", "flashinfer")]
     flash4 = compiled("flash4")
-    for it, peers in items() if early or flash4 else ():
-        measure(it, [name for name in peers if name in early or (name == "flash4" and compiled_shape(it) in flash4)])
+    for it, peers in items():
+        chosen = [name for name in peers if name in early or (name == "flash4" and compiled_shape(it) in flash4)]
+        # All of the table, or what the chosen peers have a part in.
+        if chosen or options.peers == list(PEERS):
+            measure(it, chosen)
     flex = compiled("flex")
     for it, peers in items():
         if "flex" in peers and compiled_shape(it) in flex:
             measure(it, ["flex"])
+    # A kernel of a peer that faults takes the process with it: what did so once comes last.
+    for it, peers in items():
+        if "flashinfer" in peers and "flashinfer" in options.peers:
+            measure(it, ["flashinfer"])
     ours.close()
     record["clock_after"] = smi("clocks.sm,power.draw,temperature.gpu")
     with open(options.out, "w") as file:

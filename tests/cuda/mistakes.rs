@@ -45,7 +45,7 @@ pub const ALL: [Mistake; 12] = [
         name: "steps-do-not-meet",
         target: "sm_90",
         pass: Pass::BackwardFused,
-        line: "    wait_copies<kStages - 2>();\n    __syncthreads();\n}",
+        line: "    wait_copies<kStages - 2>();\n    named_barrier_sync(kBlockBarrier, kThreads);\n}",
         instead: "    wait_copies<kStages - 2>();\n}",
     },
     left_out(

@@ -64,6 +64,7 @@ using QueryRing = SharedRing<kTileM, kHeadDim>;
 using ScoreTile = SharedTile<kTileM>;
 using ScoreRing = SharedRing<kTileN, kTileM>;
 constexpr int kPart = 32;  // keys of a pair; rows and columns of a warp's dQ
+constexpr int kPairBarrier = 1, kBlockBarrier = kPairBarrier + kWarps / 2;
 constexpr int kStatsBytes = kTileM * 4;
 constexpr int kQueriesPlace = 2 * kTileN * KeyTile::kRowBytes;
 constexpr int kScoresPlace = kQueriesPlace + 2 * kStages * QueryRing::kTileBytes;
@@ -240,7 +241,7 @@ LG_DEVICE void own_products(const Params& p, const BlockWalk& block, int t, KeyG
     scores.clear();
     multiply_abt(scores, tiles.own_rows(), tiles.first);
     const u32 lane = lane_number();
-    const int barrier = 1 + pair_number();
+    const int barrier = kPairBarrier + pair_number();
     ScoreOperand operand;
     if (makes_scores()) {
         if constexpr (kSoftcap) scores.for_each([score = ScoreMap(p)](float& x, int, int) { x = score.bounded(x); });
@@ -292,10 +293,11 @@ LG_DEVICE void start_copies(const Params& p, const BlockWalk& block, int t) {
     commit_copies();
 }
 
-// The end of an interval: all warps are done with their part, and the next step's copies are there.
+// The end of an interval: all warps are done with their part, and the next step's copies are there. A barrier with a number, as
+// the two kinds of warps come to it at different places.
 LG_DEVICE void meet() {
     wait_copies<kStages - 2>();
-    __syncthreads();
+    named_barrier_sync(kBlockBarrier, kThreads);
 }
 
 }  // namespace lg

@@ -42,7 +42,8 @@ static_assert(kTileN % 16 == 0 && kHeadDim % 16 == 0, "tiles are multiples of th
 static_assert(kStages >= 2, "one slot is computed on while the others fill");
 
 // The keys of a tile whose probabilities are multiplied by V one step late: one piece of an mma, for more there are no registers.
-constexpr int kLate = 16;
+// None where rows are short: what it costs, a further product behind each walk and copies in smaller parts, is then more than it gives.
+constexpr int kLate = kHeadDim < 128 ? 0 : 16;
 constexpr int kPrompt = kTileN - kLate;
 
 // Powers of two by which a score may exceed the running maximum: probabilities up to 256, which fp16 holds as well.
@@ -111,7 +112,7 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_forward(
     OnlineSoftmax<kBlocks> softmax;
     Accumulator<kBlocks, kHeadDim> output;
     output.clear();
-    Fragments<kBlocks, kLate> late = {};  // probabilities
+    Fragments<kBlocks, 16> late = {};  // probabilities
 
     int slot = 0;
     for (; tiles.n[0] >= 0; slot = slot + 1 == kStages ? 0 : slot + 1) {
@@ -133,7 +134,7 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_forward(
             });
         });
 
-        multiply_ab(output, late, v_ring.tile(slot));
+        if constexpr (kLate > 0) multiply_ab(output, late, v_ring.tile(slot));
         softmax.raise(scores, output, score.factor, kSlack);
         tiles.fetch(kStages);  // not before: it would take registers beside all scores
 #pragma unroll
@@ -142,14 +143,14 @@ extern "C" __global__ void __launch_bounds__(lg::kThreads, 1) attention_forward(
             softmax.take(probabilities, scores, depth, score.factor);
             multiply_ab(output, probabilities, v_ring.tile(slot).rows_from(kLate + depth * 16));
         }
-        softmax.take(late, scores, kPrompt / 16, score.factor);
+        if constexpr (kLate > 0) softmax.take(late, scores, kPrompt / 16, score.factor);
         copies.aim(p, tiles.walk, b, tiles.n[kStages - 1], tiles.n[kStages]);
         tiles.advance();
     }
     wait_copies<0>();
 
     __syncthreads();  // shows the late keys; without a tile to visit, none has yet followed the copy of Q into the staging rows
-    multiply_ab(output, late, v_ring.tile(slot));
+    if constexpr (kLate > 0) multiply_ab(output, late, v_ring.tile(slot));
 
     float lse[kBlocks][2];
     softmax.finish(output, lse, ScoreMap(p).factor, kSinkLogit ? p.sink_logit[h] : -kInf);
