@@ -17,7 +17,7 @@ pub fn candidates(pass: Pass, family: Family, shape: &Shape, target: Target) -> 
     let roomy = target.smem_per_block_bytes() >= 160 * 1024;
     match (pass, family) {
         (Pass::Forward, Family::Sm90) => match d {
-            ..=64 => vec![warpgroups(3, 192, 128, 2), warpgroups(2, 128, 128, 2)],
+            ..=64 => vec![warpgroups(3, 192, 128, 4), warpgroups(2, 128, 128, 2)],
             _ => vec![warpgroups(2, 128, 128, 2)],
         },
         (Pass::BackwardFused | Pass::BackwardOrdered, Family::Sm90) => {
