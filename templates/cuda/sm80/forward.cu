@@ -42,7 +42,7 @@ static_assert(kTileN % 16 == 0 && kHeadDim % 16 == 0, "tiles are multiples of th
 static_assert(kStages >= 2, "one slot is computed on while the others fill");
 
 // The keys of a tile whose probabilities are multiplied by V one step late: one piece of an mma, for more there are no registers.
-// None where rows are short: what it costs, a further product behind each walk and copies in smaller parts, is then more than it gives.
+// None where rows are short: a further product behind each walk and copies in smaller parts then cost more than it gives.
 constexpr int kLate = kHeadDim < 128 ? 0 : 16;
 constexpr int kPrompt = kTileN - kLate;
 
