@@ -65,19 +65,24 @@ pub type Test = fn(&Machine) -> Result<(), Failed>;
 
 fn main() {
     let mut arguments = Arguments::from_args();
-    // One test at a time: each may take most of the device's memory.
-    arguments.test_threads.get_or_insert(1);
     let found = Machine::find();
+    if found.as_ref().is_ok_and(|machine| !machine.gpu.is_emulated()) {
+        // One test at a time: each may take most of the device's memory.
+        arguments.test_threads.get_or_insert(1);
+    }
     if let Err(reason) = &found {
         eprintln!("ignored: {reason}");
     }
     let machine = found.ok().map(std::sync::Arc::new);
-    let trial = |(name, run): &(&str, Test)| {
-        let (machine, run) = (machine.clone(), *run);
-        let too_long = |machine: &Machine| machine.gpu.is_emulated() && model::LONG_ONES.contains(name);
+    let trial = |&(name, run): &(&'static str, Test)| {
+        let machine = machine.clone();
+        let too_long = |machine: &Machine| machine.gpu.is_emulated() && model::LONG_ONES.contains(&name);
         let ignored = machine.as_deref().is_none_or(too_long);
-        let body = move || run(machine.as_deref().ok_or("no GPU")?);
-        Trial::test(*name, body).with_ignored_flag(ignored)
+        let body = move || match machine.as_deref().ok_or("no GPU")? {
+            machine if machine.gpu.keeps_trials_apart() => cuda::run_apart(name),
+            machine => run(machine),
+        };
+        Trial::test(name, body).with_ignored_flag(ignored)
     };
     libtest_mimic::run(&arguments, ops::ALL.iter().chain(&model::ALL).map(trial).collect()).exit();
 }

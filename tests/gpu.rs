@@ -35,14 +35,10 @@ pub struct Machine {
 type Test = Box<dyn Fn(&Machine) -> Result<(), Failed> + Send>;
 
 fn main() {
-    let mut arguments = Arguments::from_args();
+    let arguments = Arguments::from_args();
     let machine = machine();
     if let Err(reason) = &machine {
         eprintln!("ignored: {reason}");
-    }
-    if machine.as_ref().is_ok_and(|machine| machine.gpu.is_emulated()) {
-        // A fault is told to whoever asks first.
-        arguments.test_threads = Some(1);
     }
     let trials = trials(machine.ok().map(Arc::new));
     libtest_mimic::run(&arguments, trials).exit();
@@ -70,7 +66,11 @@ fn trials(machine: Option<Arc<Machine>>) -> Vec<Trial> {
     let mut add = |name: String, run: Test| {
         let machine = machine.clone();
         let ignored = machine.is_none();
-        let run = move || run(machine.as_deref().ok_or("no GPU")?);
+        let title = name.clone();
+        let run = move || match machine.as_deref().ok_or("no GPU")? {
+            machine if machine.gpu.keeps_trials_apart() => cuda::run_apart(&title),
+            machine => run(machine),
+        };
         trials.push(Trial::test(name, run).with_ignored_flag(ignored));
     };
     for (family, target) in targets(machine.as_deref()).into_iter().enumerate() {

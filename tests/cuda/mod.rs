@@ -1,9 +1,10 @@
 //! What the CUDA test binaries share: where NVRTC is looked for, and which patterns are tried.
 #![allow(dead_code)] // Each binary uses its part.
 
+use std::process::Command;
 use std::sync::OnceLock;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::{Arguments, Failed, Trial};
 use longgen_codegen::cuda::NvrtcError;
 use longgen_codegen::cuda::locate::ToolSearch;
 use longgen_codegen::cuda::nvrtc::Nvrtc;
@@ -72,6 +73,32 @@ impl Gpu {
         let search = ToolSearch { variable: folder.clone(), ..search };
         Ok(Gpu { search, blas: folder, emulated: Some(emulated) })
     }
+}
+
+/// Set in a process that runs one trial.
+const APART: &str = "LONGGEN_TRIAL_APART";
+
+impl Gpu {
+    /// Whether each trial gets a process of its own. The emulator does one thing at a time, tells a fault to whoever asks first, and
+    /// draws the order of events from how much it has done: so trials run side by side, and each alone as among the others.
+    pub fn keeps_trials_apart(&self) -> bool {
+        self.is_emulated() && std::env::var_os(APART).is_none()
+    }
+}
+
+/// Runs a trial of this program in a process of its own.
+///
+/// # Errors
+/// What the process says when the trial fails there.
+pub fn run_apart(name: &str) -> Result<(), Failed> {
+    let mut command = Command::new(std::env::current_exe()?);
+    let output = command.args(["--exact", name, "--nocapture"]).env(APART, "1").output()?;
+    let told = String::from_utf8_lossy(&output.stdout);
+    // A name that no trial has would be no failure.
+    if output.status.success() && told.contains("1 passed") {
+        return Ok(());
+    }
+    Err(format!("{told}{}", String::from_utf8_lossy(&output.stderr)).into())
 }
 
 /// The `main` of a binary whose trials need NVRTC and no GPU.
