@@ -57,6 +57,12 @@ impl Gpu {
         self.emulated.is_some()
     }
 
+    /// Whether each trial gets a process of its own. The emulator does one thing at a time, tells a fault to whoever asks first, and
+    /// draws the order of events from how much it has done: so trials run side by side, and each alone as among the others.
+    pub fn keeps_trials_apart(&self) -> bool {
+        self.is_emulated() && std::env::var_os(APART).is_none()
+    }
+
     /// Looks for a driver, and takes the emulator in its place where there is none.
     ///
     /// # Errors
@@ -77,14 +83,6 @@ impl Gpu {
 
 /// Set in a process that runs one trial.
 const APART: &str = "LONGGEN_TRIAL_APART";
-
-impl Gpu {
-    /// Whether each trial gets a process of its own. The emulator does one thing at a time, tells a fault to whoever asks first, and
-    /// draws the order of events from how much it has done: so trials run side by side, and each alone as among the others.
-    pub fn keeps_trials_apart(&self) -> bool {
-        self.is_emulated() && std::env::var_os(APART).is_none()
-    }
-}
 
 /// Runs a trial of this program in a process of its own.
 ///
