@@ -1,7 +1,6 @@
 //! The engine's commands as a user runs them: train, stop, resume, a recipe of two passes, generate, eval, plot.
 
 use std::fs;
-use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -238,7 +237,7 @@ fn what_is_wrong_is_said_with_its_exit_code() {
     place.refused(&train("--resume"), 1, "no model directory");
     place.refused(&train("--rope-scaling dynamic:2"), 2, "no rotary scaling");
     place.refused("generate --model none --prompt a", 1, "no model directory");
-    assert!(!Path::new("run").exists());
+    assert!(!place.folder.path().join("run").exists());
     place.done(&train("--steps 1"));
     let state = place.folder.path().join("run/step-00000001/training.json");
     let whole = fs::read(&state).unwrap();
